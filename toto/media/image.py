@@ -1,0 +1,110 @@
+"""Still images and animations (GIF, WebP, APNG, AVIF), through Pillow."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from toto.errors import MediaError
+from toto.media.file import MediaFile, MediaInfo, short
+from toto.media.view import MAX_PIXELS, check_pixels, square, to_rgb
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# The pages of a TIFF and the pictures of an MPO are no animation.
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageDecoder:
+    """One open image or animation."""
+
+    def __init__(self, image: Image.Image) -> None:
+        check_pixels(*image.size)
+        self._image = image
+        orientation = _orientation(image)
+        self._turn = _TURNS.get(orientation)
+        frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+        width, height = image.size
+        if orientation in (5, 6, 7, 8):
+            width, height = height, width
+        duration = image.info.get("duration", 0) if frames > 1 else 0
+        self.info = MediaInfo(
+            kind="video" if frames > 1 else "image",
+            width=width,
+            height=height,
+            fps=1000 / duration if duration else None,
+            frames=frames,
+        )
+
+    def pictures(
+        self, stride: int, size: int, first: int = 0
+    ) -> Iterator[UInt8[np.ndarray, "3 size size"]]:
+        """Yield the kept frames from the `first` kept one on.
+
+        Raises:
+            MediaError: the bytes end early or make no sense.
+        """
+        for index in range(first * stride, self.info.frames or 1, stride):
+            with _blaming_the_bytes(index):
+                self._image.seek(index)
+                rgb = to_rgb(self._image)
+                small = Image.fromarray(square(rgb, size).transpose(1, 2, 0))
+            if self._turn is not None:  # cheaper on the small square, which turns the same
+                small = small.transpose(self._turn)
+            yield np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+
+
+@contextmanager
+def open_image(file: MediaFile) -> Iterator[ImageDecoder]:
+    """Open an image whose first bytes are those of one.
+
+    Raises:
+        MediaError: its header makes no sense, or it is too large.
+    """
+    with _blaming_the_bytes():
+        image = Image.open(file, formats=_FORMATS)  # type: ignore[arg-type]
+        decoder = ImageDecoder(image)
+    with image:
+        yield decoder
+
+
+@contextmanager
+def _blaming_the_bytes(frames: int = 0) -> Iterator[None]:
+    """Pillow raises errors of any class on bad bytes: all of them are the file's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are checked here
+            yield
+    except (MediaError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise MediaError(f"too large: limit {MAX_PIXELS} pixels") from None
+    except UnidentifiedImageError:
+        raise MediaError("corrupt: begins as an image, but has no valid header") from None
+    except Exception as error:
+        after = f"decoding stopped after {frames} frames: " if frames else ""
+        raise MediaError(f"truncated or corrupt: {after}{short(error)}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # which Pillow turns by itself
+        return 1
+    exif = Image.Exif()
+    try:
+        # Not getexif, which decodes a whole PNG, and swallows what that raises.
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # broken metadata is no reason to lose the picture
+        return 1

@@ -1,0 +1,53 @@
+"""The shapes of the models: the paper's three, and one for a laptop."""
+
+from dataclasses import dataclass
+
+from toto.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaSize:
+    """The shape of a LLaMA, apart from its vocabulary."""
+
+    width: int
+    """channels of the residual stream"""
+    layers: int
+    """number of blocks"""
+    heads: int
+    """attention heads in each block"""
+    mlp_width: int
+    """hidden channels of the SwiGLU"""
+    rope_base: float = 10_000.0
+    """base of the rotary embedding (the paper: 10,000; 50,000 when fine-tuning at 256 px)"""
+    norm_eps: float = 1e-6
+    """epsilon of RMSNorm"""
+    tied_head: bool = False
+    """whether the head is the embedding's own matrix"""
+    init_std: float = 0.02
+    """standard deviation of the initial weights"""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise UserError(
+                f"width {self.width} with {self.heads} heads: the width of a head must be even"
+            )
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def block_parameters(self) -> int:
+        """Weights in all blocks' matrix products."""
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.mlp_width)
+
+    def parameters(self, vocabulary: int) -> int:
+        """All parameters of the model with a table of `vocabulary` rows."""
+        tables = 1 if self.tied_head else 2
+        norms = (2 * self.layers + 1) * self.width
+        return self.block_parameters() + norms + tables * vocabulary * self.width
+
+
+# Toto, Table 1. The SwiGLU widths follow from its parameter counts (120M, 280M, 1.1B).
+BASE = LlamaSize(width=768, layers=12, heads=12, mlp_width=3072)
+LARGE = LlamaSize(width=1024, layers=16, heads=16, mlp_width=4096)
+ONE_B = LlamaSize(width=2048, layers=22, heads=16, mlp_width=5632)

@@ -1,0 +1,151 @@
+"""Probes on all layers at once, trained by the training loop on frozen features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toto.config import write_json
+from toto.tokens.mixture import key_of, permute
+from toto.training.config import AdamW, Loop
+from toto.training.objectives.base import Batch, Metrics, Phase
+
+Features = Callable[[Int[Tensor, " b"]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTraining:
+    """How probes are trained (AIM, Toto sections 4.1 and A)."""
+
+    epochs: int = 10
+    """passes over the training clips"""
+    batch: int = 32
+    """clips in a step"""
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    """each probe is trained with each of them; the best on the held-out part of train counts"""
+    weight_decay: float = 0.1
+    """decay of matrices"""
+    held_out: float = 0.2
+    """part of the training clips that layer and learning rate are chosen on"""
+    seed: int = 0
+    """seed of initial weights and of the order of the clips"""
+
+    def loop(self, clips: int) -> Loop:
+        steps = max(self.epochs * clips // self.batch, 1)
+        return Loop(
+            steps=steps, seed=self.seed, precision="fp32", log_every=max(steps // 20, 1),
+            validate_every=steps, checkpoint_every=max(steps // 4, 1),
+        )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features of clips and the clips' classes."""
+
+    features: Features
+    labels: Int[Tensor, " clips"]
+
+    def predictions(
+        self, predict: Callable[[dict[str, Tensor]], dict[str, Tensor]], batch: int
+    ) -> dict[str, Int[Tensor, " clips"]]:
+        """The class that each probe gives each clip."""
+        parts: list[dict[str, Tensor]] = []
+        for rows in torch.arange(len(self.labels)).split(batch):
+            logits = predict(self.features(rows))
+            parts.append({name: value.argmax(-1).cpu() for name, value in logits.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+class Probes:
+    """One probe for each features' name and learning rate, each seeing every batch."""
+
+    unit = "clips"
+
+    def __init__(
+        self,
+        config: ProbeTraining,
+        train: Labelled,
+        held_out: Labelled,
+        build: Callable[[str], nn.Module],
+        names: list[str],
+    ) -> None:
+        self.config, self.train, self.held_out = config, train, held_out
+        self.modules = nn.ModuleDict()
+        phases = []
+        for rate in config.learning_rates:
+            torch.manual_seed(config.seed)
+            heads = nn.ModuleDict({name: build(name) for name in names})
+            group = f"{rate:g}".replace(".", "_")
+            self.modules[group] = heads
+            warmup = max(config.loop(len(train.labels)).steps // 20, 1)
+            optimizer = AdamW(
+                learning_rate=rate, warmup_steps=warmup, final_fraction=0.0, betas=(0.9, 0.999),
+                weight_decay=config.weight_decay, clip=None,
+            )
+            phases.append(Phase(group, heads, optimizer, self._loss(heads)))
+        self.phases = tuple(phases)
+        self.accuracy: dict[str, float] = {}
+        self._last: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def batches(self, step: int) -> list[Batch]:
+        count, clips = min(self.config.batch, len(self.train.labels)), len(self.train.labels)
+        per_epoch = max(clips // count, 1)
+        epoch, place = divmod(step, per_epoch)
+        places = np.arange(place * count, (place + 1) * count)
+        rows = permute(places, clips, key_of(self.config.seed, "probe", epoch))
+        return [torch.from_numpy(rows)]
+
+    def size(self, batch: Batch) -> int:
+        return len(batch)
+
+    def schedules(self, step: int) -> dict[str, float]:
+        return {}
+
+    def after_step(self, step: int) -> None:
+        self._last = None
+
+    def compile(self) -> None:
+        pass
+
+    def predict(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of every probe, by `learning rate/name`."""
+        return {
+            f"{group}/{name}": head(features[name])
+            for group, heads in self.modules.items()
+            for name, head in heads.items()  # type: ignore[operator]
+        }
+
+    def validate(self) -> dict[str, float]:
+        guesses = self.held_out.predictions(self.predict, self.config.batch)
+        self.accuracy = {
+            name: float((guess == self.held_out.labels).float().mean())
+            for name, guess in guesses.items()
+        }
+        return {f"held_out/{name}": value for name, value in self.accuracy.items()}
+
+    def save(self, run: Path) -> None:
+        weights = {name: value.contiguous().cpu() for name, value in self.modules.state_dict().items()}
+        save_file(weights, run / "probes.safetensors")
+
+    def _loss(self, heads: nn.ModuleDict) -> Callable[[Batch, int], tuple[Tensor, Metrics]]:
+        def loss(rows: Tensor, step: int) -> tuple[Tensor, Metrics]:
+            labels = self.train.labels[rows.cpu()].to(rows.device)
+            features = self._features(rows.cpu())
+            losses = [F.cross_entropy(head(features[n]), labels) for n, head in heads.items()]
+            # Probes share no parameter, so that each gets from the sum what its own loss gives it.
+            total = torch.stack(losses).sum()
+            return total, {"loss": total / (len(losses) * len(self.phases))}
+
+        return loss
+
+    def _features(self, rows: Tensor) -> dict[str, Tensor]:
+        # The phases of one step read the same clips.
+        if self._last is None:
+            self._last = (rows, self.train.features(rows))
+        return self._last[1]

@@ -1,0 +1,172 @@
+"""Action recognition by frozen probes (Toto, section 4.2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toto.config import from_dict, read_json, write_json
+from toto.files import only_writer
+from toto.media.video import read_clip
+from toto.media.view import View
+from toto.models.llama import Llama
+from toto.probing.clips import Clips, probe_splits
+from toto.probing.features import FrozenFeatures
+from toto.probing.pooling import AttentionPool
+from toto.probing.probes import Labelled, Probes, ProbeTraining
+from toto.progress import progress
+from toto.tokens.store import TokenDataset
+from toto.training.loop import train
+
+_PIXELS = "pixels"
+# Features up to this size are computed once and kept in memory.
+_LIMIT = 5 * 2**29
+
+
+@dataclass(frozen=True)
+class ActionResult:
+    """Accuracy of the probes on the test clips, layer and learning rate chosen on others."""
+
+    classes: list[str]
+    clips: list[int]
+    """clips to train on, to choose by, and to test on"""
+    held_out_accuracy: list[float]
+    """by layer, on clips of the training part, at each layer's best learning rate"""
+    test_accuracy: list[float]
+    """by layer, on the test clips, at the learning rate chosen on the held-out ones"""
+    best_layer: int
+    """chosen on the held-out clips"""
+    accuracy: float
+    """test accuracy of the best layer"""
+    chance: float
+    """test accuracy of always guessing the most frequent class of training"""
+    pixels: float
+    """test accuracy of a linear read-out of average-pooled pixels"""
+
+    def table(self) -> str:
+        """The result in words, beside what the paper reports on Kinetics-400 (Toto, Table 8)."""
+        rows = [f"{len(self.classes)} classes, {self.clips[2]} test clips"]
+        for layer, accuracy in enumerate(self.test_accuracy):
+            mark = "  <- chosen on held-out clips of train" if layer == self.best_layer else ""
+            rows.append(f"  layer {layer:2d}  {accuracy:6.1%}{mark}")
+        rows.append(f"  pixels    {self.pixels:6.1%}\n  chance    {self.chance:6.1%}")
+        rows.append("  the paper, Kinetics-400: base 59.3%, large 65.3%, 1b 74.4%")
+        return "\n".join(rows)
+
+
+def probe_actions(
+    model: Llama, dataset: TokenDataset, frames: int, out: Path, config: ProbeTraining
+) -> ActionResult:
+    """Train attention probes on every layer of `model` and read them on the test clips.
+
+    Raises:
+        UserError: labels are missing, or there are too few clips.
+    """
+    with only_writer(out):
+        if (out / "result.json").exists():
+            return from_dict(ActionResult, read_json(out / "result.json", "a result"), str(out))
+        *parts, classes = probe_splits(dataset, config.held_out, frames)
+        layers = list(range(model.size.layers + 1))
+        kept = 0
+        labelled = []
+        with progress("features", sum(len(part) for part in parts), "clips") as advance:
+            for part in parts:
+                features = FrozenFeatures(model, part.tokens, layers, limit=_LIMIT - kept, advance=advance)
+                kept += features.bytes
+                labelled.append(Labelled(features, part.labels))
+        heads, width = model.size.heads, model.size.width
+        test, held_out = _run(
+            labelled, [str(i) for i in layers], lambda _: AttentionPool(width, heads, len(classes)),
+            out / "probes", config, "probe layers",
+        )
+        pixels = [_pixels(part, dataset, frames) for part in parts]
+        rows, cols = dataset.info["grid"]
+        size = frames * rows * cols * 3
+        pixel_test, _ = _run(
+            pixels, [_PIXELS], lambda _: _LinearProbe(size, len(classes)),
+            out / "pixels", config, "probe pixels",
+        )
+        result = _result(test, held_out, pixel_test[_PIXELS], parts, classes)
+        write_json(out / "result.json", result)
+        return result
+
+
+def _run(
+    parts: list[Labelled],
+    names: list[str],
+    build: Callable[[str], nn.Module],
+    run: Path,
+    config: ProbeTraining,
+    what: str,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Accuracy on the test and on the held-out clips, by name, at the best learning rate there."""
+    training, held_out, test = parts
+    probes = Probes(config, training, held_out, build, names)
+    run.mkdir(parents=True, exist_ok=True)
+    train(probes, config.loop(len(training.labels)), run, what)
+    probes.modules.eval()
+    with torch.no_grad():
+        probes.validate()
+        guesses = test.predictions(probes.predict, config.batch)
+    best = {
+        name: max((f"{group}/{name}" for group in probes.modules), key=probes.accuracy.__getitem__)
+        for name in names
+    }
+    accuracy = {
+        name: float((guesses[probe] == test.labels).float().mean()) for name, probe in best.items()
+    }
+    return accuracy, {name: probes.accuracy[probe] for name, probe in best.items()}
+
+
+def _result(
+    test: dict[str, float],
+    held_out: dict[str, float],
+    pixels: float,
+    parts: list[Clips],
+    classes: list[str],
+) -> ActionResult:
+    chosen = [held_out[str(i)] for i in range(len(held_out))]
+    best = max(range(len(chosen)), key=chosen.__getitem__)
+    most_frequent = torch.bincount(parts[0].labels).argmax()
+    return ActionResult(
+        classes=classes,
+        clips=[len(part) for part in parts],
+        held_out_accuracy=chosen,
+        test_accuracy=[test[str(i)] for i in range(len(test))],
+        best_layer=best,
+        accuracy=test[str(best)],
+        chance=float((parts[2].labels == most_frequent).float().mean()),
+        pixels=pixels,
+    )
+
+
+class _LinearProbe(nn.Module):
+    """Batch norm without affine and a linear classifier on all values at once."""
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(size, affine=False)
+        self.classifier = nn.Linear(size, classes)
+
+    def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b classes"]:
+        return self.classifier(self.norm(x.flatten(1)))
+
+
+def _pixels(clips: Clips, dataset: TokenDataset, frames: int) -> Labelled:
+    """The clips' frames, average-pooled to one colour for each code."""
+    view = from_dict(View, dataset.info["settings"]["view"], f"{dataset.folder}/dataset.json")
+    rows, cols = dataset.info["grid"]
+    pooled = []
+    with progress("pixels", len(clips), "clips") as advance:
+        for item, first in zip(clips.items, clips.firsts, strict=True):
+            pixels = torch.from_numpy(read_clip(item.path, first, frames, view)).float() / 255
+            pixels = F.adaptive_avg_pool2d(pixels, (rows, cols)).movedim(1, -1).flatten(0, 2)
+            missing = frames * rows * cols - len(pixels)
+            pooled.append(torch.cat((pixels, pixels[-rows * cols :].repeat(missing // (rows * cols), 1))))
+            advance()
+    stacked = torch.stack(pooled)
+    return Labelled(lambda chosen: {_PIXELS: stacked[chosen]}, clips.labels)

@@ -1,0 +1,41 @@
+"""What every tokenizer offers, and how one is found in a folder."""
+
+from pathlib import Path
+from typing import Protocol
+
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from toto.config import read_json
+from toto.errors import unknown
+
+
+class Tokenizer(Protocol):
+    """Frames to codes and back. It lives in a folder with `config.json` and `model.safetensors`."""
+
+    codebook_size: int
+    downsample: int
+    fingerprint: str
+
+    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+        """Codes of each frame."""
+        ...
+
+    def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+        """Frames that the codes stand for."""
+        ...
+
+
+def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
+    """Open the tokenizer in `folder` on `device`.
+
+    Raises:
+        UserError: the folder holds no tokenizer, or one of a kind that is not known.
+    """
+    from toto.tokenizers.dvae import DVAE
+
+    kinds = {"dvae": DVAE}
+    kind = read_json(folder / "config.json", "a tokenizer").get("kind")
+    if kind not in kinds:
+        raise unknown("kind of tokenizer", str(kind), kinds)
+    return kinds[kind].load(folder).to(device)

@@ -1,0 +1,26 @@
+"""The shapes of the tokenizers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DVAESize:
+    """The shape of a discrete VAE; the defaults are DALL-E's (openai/DALL-E: dall_e/encoder.py)."""
+
+    codebook_size: int = 8192
+    """number of codes"""
+    width: int = 256
+    """channels of the first group of blocks; each further group doubles them"""
+    groups: int = 4
+    """groups of blocks; the resolution halves between them"""
+    blocks: int = 2
+    """residual blocks in each group"""
+    decoder_input: int = 128
+    """channels that the decoder embeds a code into"""
+    patch: int = 1
+    """side of the pixel patches that are folded into channels before the first convolution"""
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along one side."""
+        return self.patch * 2 ** (self.groups - 1)

@@ -1,0 +1,111 @@
+"""How codes become tokens, and tokens codes again. Nothing else knows the ids.
+
+A sequence is `[start] + codes in raster order, frame after frame + [end]`: start is 1 for a clip of
+a video and 3 for images; end is 2; padding is 0; code `c` is token `c + 4` (Toto, section 3; the
+offset is this implementation's choice, since ids 1 to 3 are also codes).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Integer
+from torch import Tensor
+
+from toto.errors import UserError
+
+PAD, VIDEO, END, IMAGES = 0, 1, 2, 3
+OFFSET = 4
+TABLE_MULTIPLE = 128
+
+Kind = Literal["video", "image"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of one codebook on one grid."""
+
+    codebook_size: int
+    rows: int
+    cols: int
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table: all ids, up to a multiple of 128."""
+        return -(-(self.codebook_size + OFFSET) // TABLE_MULTIPLE) * TABLE_MULTIPLE
+
+    @property
+    def frame(self) -> int:
+        """Tokens of one frame."""
+        return self.rows * self.cols
+
+    def length(self, frames: int) -> int:
+        """Tokens of a sequence of `frames` frames: start and end are two of them."""
+        return frames * self.frame + 2
+
+    def sequence(
+        self, codes: Integer[np.ndarray, "frames rows cols"], kind: Kind, frames: int
+    ) -> Int[np.ndarray, " positions"]:
+        """The tokens of a clip or of packed images, padded to the length of `frames` frames."""
+        tokens = np.full(self.length(frames), PAD, np.int64)
+        end = codes.size + 1
+        tokens[0] = VIDEO if kind == "video" else IMAGES
+        tokens[1:end] = codes.reshape(-1).astype(np.int64) + OFFSET
+        tokens[end] = END
+        return tokens
+
+    def tokens(self, codes: Int[Tensor, "b frames rows cols"]) -> Int[Tensor, "b t"]:
+        """Tokens of whole frames in raster order, without start and end."""
+        return codes.long().flatten(1) + OFFSET
+
+    def codes(self, tokens: Int[Tensor, "b t"]) -> Int[Tensor, "b frames rows cols"]:
+        """The codes of whole frames of tokens, start and end taken away before.
+
+        Raises:
+            UserError: the tokens are no whole frames of codes.
+        """
+        codes = tokens - OFFSET
+        if codes.shape[1] % self.frame or bool(((codes < 0) | (codes >= self.codebook_size)).any()):
+            raise UserError(f"these {tokens.shape[1]} tokens are no whole frames of codes")
+        return codes.unflatten(1, (-1, self.rows, self.cols))
+
+    def allowed(self, device: torch.device | None = None) -> Bool[Tensor, " vocabulary"]:
+        """Which ids stand for codes: all that generation may sample."""
+        ids = torch.arange(self.size, device=device)
+        return (ids >= OFFSET) & (ids < OFFSET + self.codebook_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The layout as a saved model records it."""
+        return {
+            "codebook_size": self.codebook_size,
+            "grid": [self.rows, self.cols],
+            "offset": OFFSET,
+            "special": {"padding": PAD, "video": VIDEO, "end": END, "images": IMAGES},
+        }
+
+
+def inputs_and_targets(
+    sequences: Int[Tensor, "b t"],
+) -> tuple[Int[Tensor, "b n"], Int[Tensor, "b n"]]:
+    """What training reads: `tokens[:-2]` predicts `tokens[1:-1]`.
+
+    In a full sequence all targets are codes; in a shorter one the end is a target too, and targets
+    that are padding do not count.
+    """
+    return sequences[:, :-2], sequences[:, 1:-1]
+
+
+def cut(sequences: Int[Tensor, "b t"], positions: int) -> Int[Tensor, "pieces n"]:
+    """Cut sequences into as many whole sequences of `positions` codes as each holds.
+
+    Pieces that hold only padding are left out, so their number can vary.
+    """
+    start, body = sequences[:, :1], sequences[:, 1:-1]
+    count = body.shape[1] // positions
+    pieces = body[:, : count * positions].unflatten(1, (count, positions)).flatten(0, 1)
+    starts = start.repeat_interleave(count, dim=0)
+    # A piece that ends before its sequence does is full: its end is never a target.
+    ends = torch.full_like(starts, END)
+    whole = torch.cat((starts, pieces, ends), dim=1)
+    return whole[pieces[:, 0] >= OFFSET]

@@ -1,0 +1,153 @@
+"""What a training run is told: the fields of recipes, and nothing of how they are carried out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from toto.errors import UserError
+from toto.models.sizes import LlamaSize
+from toto.tokenizers.sizes import DVAESize
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 3e-4
+    """peak learning rate"""
+    final_fraction: float = 0.1
+    """the last step's learning rate as a fraction of the peak"""
+    warmup_steps: int = 2000
+    """steps of linear warm-up"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """decay of the running means of gradient and squared gradient"""
+    eps: float = 1e-8
+    """added to the denominator"""
+    weight_decay: float = 0.1
+    """decay of matrices; vectors have none"""
+    clip: float | None = 1.0
+    """largest norm of the gradient"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """The training loop."""
+
+    steps: int
+    """optimizer steps"""
+    seed: int = 0
+    """seed of initial weights, order of the data, and noise"""
+    device: str = "auto"
+    """auto (cuda, mps, cpu in that order) or a device's name"""
+    precision: Precision = "auto"
+    """compute in bf16 with fp32 weights, or in fp32; auto is bf16 where the hardware has it"""
+    compile: bool = False
+    """torch.compile: faster steps after about a minute"""
+    deterministic: bool = False
+    """only deterministic kernels: slower, the same bits each time on one kind of device"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+    validate_every: int = 1000
+    """steps between validations; the last step is always validated"""
+    checkpoint_every: int = 1000
+    """steps between checkpoints; the last step always has one"""
+    keep_checkpoints: int = 2
+    """checkpoints kept, the newest"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Next-token pre-training of a LLaMA on token data sets."""
+
+    model: LlamaSize
+    """shape of the model"""
+    loop: Loop
+    """the training loop"""
+    optimizer: AdamW = field(default_factory=AdamW)
+    """the optimizer"""
+    data: tuple[Path, ...] = ()
+    """token data sets"""
+    weights: tuple[int, ...] = ()
+    """sequences from each data set in every block of sum(weights); empty: in proportion to clips"""
+    frames: int = 16
+    """frames of a clip, or images of a sequence"""
+    batch: int = 256
+    """sequences in a step"""
+    micro_batch: int = 16
+    """sequences in one forward pass; gradients of batch / micro_batch of them add up"""
+    curriculum: tuple[tuple[float, int], ...] = ()
+    """(until, frames): until that fraction of the steps, each sequence is cut into sequences of
+    so many frames; afterwards sequences are whole"""
+    validation_fraction: float = 0.01
+    """part of the items, chosen by a hash of their keys, that is kept for validation where a data
+    set does not name a split"""
+    validation_sequences: int = 256
+    """sequences of a validation"""
+
+    def __post_init__(self) -> None:
+        if self.batch % self.micro_batch:
+            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.weights and len(self.weights) != len(self.data):
+            raise UserError(f"{len(self.weights)} weights for {len(self.data)} data sets")
+        for until, frames in self.curriculum:
+            if not (0 < until <= 1 and 1 <= frames <= self.frames):
+                raise UserError(
+                    f"curriculum {until} {frames}: until a fraction of the steps in (0, 1], "
+                    f"1 to {self.frames} frames"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDVAE:
+    """Training of a discrete VAE on the frames of a source (Ramesh et al. 2021, section 2.1)."""
+
+    tokenizer: DVAESize
+    """shape of the tokenizer"""
+    loop: Loop
+    """the training loop"""
+    optimizer: AdamW = field(default_factory=AdamW)
+    """the optimizer"""
+    source: tuple[str, ...] = ()
+    """folders, files, or CSV files of `path label`"""
+    size: int = 256
+    """side of the frames in pixels"""
+    stride: int = 4
+    """every stride-th frame of a video is used"""
+    pool: int = 100_000
+    """frames that are decoded once, spread evenly over the source, and drawn from in training"""
+    batch: int = 512
+    """frames in a step"""
+    micro_batch: int = 8
+    """frames in one forward pass; gradients of batch / micro_batch of them add up"""
+    temperature: tuple[float, float] = (1.0, 1 / 16)
+    """temperature of the Gumbel-softmax at the first step and after temperature_steps"""
+    temperature_steps: int = 150_000
+    """steps of the cosine between the two temperatures"""
+    kl_weight: float = 6.6
+    """final weight of the KL from each place's posterior to the uniform prior"""
+    kl_steps: int = 5000
+    """steps of the cosine from 0 to kl_weight"""
+    usage_weight: float = 0.0
+    """weight of the KL from the mean posterior of a batch to the uniform prior"""
+    least_log_scale: float = -20.0
+    """lower bound of the likelihood's log scale: a higher one keeps flat backgrounds, which can be
+    predicted almost exactly, from outweighing everything else"""
+    ema_decay: float = 0.999
+    """decay of the running mean of the weights, which is what is saved"""
+    validation_frames: int = 512
+    """frames, from items that training does not see, of a validation"""
+
+    def __post_init__(self) -> None:
+        if self.batch % self.micro_batch:
+            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.size % self.tokenizer.downsample:
+            raise UserError(
+                f"size {self.size} is no multiple of the {self.tokenizer.downsample} pixels a code"
+            )

@@ -1,0 +1,51 @@
+"""Where a run computes, and in which precision."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from toto.errors import UserError
+from toto.training.config import Precision
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is cuda, mps or cpu, in that order.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return torch.device(name)
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Precision:
+    """What "auto" means on the device: bf16 where matrix units for it exist."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Without such units a CPU emulates bf16, slower than fp32.
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Matrix products in bf16, the rest and the weights in fp32; or all in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: on a GPU the allocator's, else the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,185 @@
+"""The training loop, for every objective."""
+
+import gc
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from toto.progress import progress
+from toto.training import checkpoint
+from toto.training.config import Loop
+from toto.training.device import autocast, peak_memory, pick_device, pick_precision
+from toto.training.interrupts import Interrupted, Interrupts
+from toto.training.metrics import MetricsLog, read_metrics
+from toto.training.objectives.base import Batch, Objective
+from toto.training.optimizer import build_optimizer, clip_gradients
+from toto.training.schedule import learning_rate
+
+
+def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
+    """Train `objective` for `loop.steps` steps in the folder `run`, from its newest checkpoint on.
+
+    Nothing is random but by (seed, step), so that a resumed run takes the very steps that an
+    uninterrupted one takes.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint has been saved.
+        FloatingPointError: a loss is not finite; no checkpoint holds it.
+    """
+    device = pick_device(loop.device)
+    precision = pick_precision(loop.precision, device)
+    torch.use_deterministic_algorithms(loop.deterministic)
+    objective.modules.to(device)
+    optimizers = [(phase, build_optimizer(phase.module, phase.optimizer)) for phase in objective.phases]
+    step = checkpoint.restore(run / "checkpoints", objective, optimizers)
+    if loop.compile:
+        objective.compile()
+    spent = max((row["seconds"] for row in read_metrics(run) if row["step"] <= step), default=0.0)
+    clock = _Clock(spent)
+
+    with (
+        MetricsLog(run, step) as metrics,
+        Interrupts() as interrupts,
+        progress(what, loop.steps, "steps", step) as advance,
+    ):
+        sums = _Sums()
+        for batches in _prefetch(objective, step, loop.steps, device):
+            torch.manual_seed(loop.seed * 1_000_003 + step)
+            for phase, optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+                for batch in batches:
+                    with autocast(device, precision):
+                        loss, values = phase.loss(batch, step)
+                    loss.backward()
+                    sums.add(values)
+                rate = learning_rate(phase.optimizer, step, loop.steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                norm = clip_gradients(phase.module, phase.optimizer.clip)
+                optimizer.step()
+                sums.add({f"{phase.name}/gradient_norm": norm})
+                sums.latest[f"{phase.name}/learning_rate"] = rate
+            objective.after_step(step)
+            sums.latest |= objective.schedules(step)
+            sums.count(sum(objective.size(batch) for batch in batches))
+            step += 1
+            if step == 1:
+                _freeze_garbage()
+
+            last = step == loop.steps
+            stop = interrupts.received is not None
+            save = last or stop or step % loop.checkpoint_every == 0
+            note = ""
+            # Taking the means checks that they are finite, so no checkpoint goes unchecked.
+            if save or step % loop.log_every == 0:
+                values = sums.take(objective.unit, clock, device)
+                metrics.log(step, clock.seconds(), values)
+                note = f"loss {values['loss']:.3f}"
+            advance(1, note)
+            if last or step % loop.validate_every == 0:
+                metrics.log(step, clock.seconds(), _validate(objective, device, precision))
+            if save:
+                checkpoint.save(
+                    run / "checkpoints", step, objective, optimizers, loop.keep_checkpoints
+                )
+            if stop and not last:
+                raise Interrupted(
+                    interrupts.received or 0, f"stopped after step {step}; run it again to continue"
+                )
+    objective.save(run)
+
+
+def _validate(objective: Objective, device: torch.device, precision: Any) -> dict[str, float]:
+    objective.modules.eval()
+    with torch.no_grad(), autocast(device, precision):
+        values = objective.validate()
+    objective.modules.train()
+    return values
+
+
+def _prefetch(
+    objective: Objective, start: int, steps: int, device: torch.device
+) -> Iterator[list[Batch]]:
+    """Each step's micro-batches on the device, the next step's prepared meanwhile."""
+
+    def prepare(step: int) -> list[Batch]:
+        batches = objective.batches(step)
+        return batches if device.type == "cpu" else tree_map(_pin, batches)
+
+    def _pin(value: Any) -> Any:
+        return value.pin_memory() if isinstance(value, Tensor) else value
+
+    def move(value: Any) -> Any:
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    with ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(prepare, start) if start < steps else None
+        for step in range(start, steps):
+            assert coming is not None
+            batches = coming.result()
+            if step + 1 < steps:
+                coming = executor.submit(prepare, step + 1)
+            yield tree_map(move, batches)
+
+
+class _Clock:
+    """Seconds of training, those before a resume counted in."""
+
+    def __init__(self, spent: float) -> None:
+        self.start = time.monotonic() - spent
+        self.lap_start = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        seconds, self.lap_start = now - self.lap_start, now
+        return seconds
+
+
+class _Sums:
+    """Means over the steps since the last log, kept on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.latest: dict[str, float] = {}
+        self.steps = self.units = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def count(self, units: int) -> None:
+        self.steps += 1
+        self.units += units
+
+    def take(self, unit: str, clock: _Clock, device: torch.device) -> dict[str, float]:
+        """The means as numbers. Raises FloatingPointError if one is not finite."""
+        names = list(self.sums)
+        numbers = torch.stack([self.sums[name].float() for name in names]).tolist()
+        values = {name: number / self.steps for name, number in zip(names, numbers, strict=True)}
+        for name, value in values.items():
+            if value != value or value in (float("inf"), float("-inf")):
+                raise FloatingPointError(f"{name} is {value} in the last {self.steps} steps")
+        values |= self.latest
+        values[f"{unit}_per_second"] = round(self.units / clock.lap(), 1)
+        values["memory_bytes"] = float(peak_memory(device))
+        self.reset()
+        return values
+
+
+def _freeze_garbage() -> None:
+    """Full collections would pause the loop; what lives after the first step lives to the end."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,112 @@
+"""Next-token prediction over sequences of visual tokens (Toto, section 3)."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toto.models.llama import Llama
+from toto.models.saved import save_model
+from toto.tokens.loader import Sequences
+from toto.tokens.vocabulary import OFFSET, PAD, cut, inputs_and_targets
+from toto.training.config import Pretrain
+from toto.training.objectives.base import Batch, Metrics, Phase
+
+
+class NextToken:
+    """Trains a LLaMA on sequences; validates on the held-out ones."""
+
+    unit = "tokens"
+
+    def __init__(self, config: Pretrain, train: Sequences, validation: Sequences) -> None:
+        self.config, self.train, self.held_out = config, train, validation
+        torch.manual_seed(config.loop.seed)
+        self.model = Llama(config.model, train.vocabulary.size)
+        self.modules = nn.ModuleDict({"model": self.model})
+        self.phases = (Phase("model", self.modules, config.optimizer, self.loss),)
+
+    def frames(self, step: int) -> int:
+        """Frames of the sequences of a step, by the curriculum."""
+        for until, frames in self.config.curriculum:
+            if step < until * self.config.loop.steps:
+                return frames
+        return self.config.frames
+
+    def batches(self, step: int) -> list[Batch]:
+        sequences = self.train.batch(step * self.config.batch, self.config.batch)
+        frames = self.frames(step)
+        if frames < self.config.frames:
+            sequences = cut(sequences, frames * self.train.vocabulary.frame)
+        pieces = self.config.batch // self.config.micro_batch
+        return list(sequences.tensor_split(pieces))
+
+    def size(self, batch: Batch) -> int:
+        return batch[:, 2:].numel()
+
+    def loss(self, batch: Int[Tensor, "b t"], step: int) -> tuple[Tensor, Metrics]:
+        """A micro-batch's share of the step's loss; the log's "loss" is over codes alone."""
+        losses, targets = token_losses(self.model, batch)
+        micro_batches = self.config.batch // self.config.micro_batch
+        # Divided by all positions, padding too, so that each token counts alike in a step.
+        loss = losses.sum() / (targets.numel() * micro_batches)
+        codes = targets >= OFFSET
+        mean = (losses.detach() * codes).sum() / codes.sum().clamp(min=1)
+        return loss, {"loss": mean / micro_batches}
+
+    def schedules(self, step: int) -> dict[str, float]:
+        return {"frames": float(self.frames(step))}
+
+    def after_step(self, step: int) -> None:
+        pass
+
+    def compile(self) -> None:
+        self.model.compile(dynamic=False)
+
+    def validate(self) -> dict[str, float]:
+        """Loss over the codes of the validation sequences, whatever the curriculum."""
+        count = min(self.config.validation_sequences, self.held_out.clips)
+        by_position = position_losses(self.model, self.held_out, count, self.config.micro_batch)
+        frame = self.train.vocabulary.frame
+        values = {"validation_loss": float(by_position.nanmean())}
+        if by_position.shape[1] > frame:
+            values["validation_loss_later_frames"] = float(by_position[:, frame:].nanmean())
+        return values
+
+    def save(self, run: Path) -> None:
+        dataset = self.train.datasets[0]
+        details = {
+            "vocabulary": self.train.vocabulary.to_dict(),
+            "frames": self.config.frames,
+            "stride": dataset.info["settings"]["view"]["stride"],
+            "size": dataset.info["settings"]["view"]["size"],
+            "tokenizer": dataset.info["tokenizer"],
+        }
+        save_model(self.model, details, dataset.tokenizer_folder, run / "model")
+
+
+def token_losses(
+    model: Llama, sequences: Int[Tensor, "b t"]
+) -> tuple[Float[Tensor, "b n"], Int[Tensor, "b n"]]:
+    """Cross-entropy in nats of each target, 0 where it is padding; and the targets."""
+    inputs, targets = inputs_and_targets(sequences)
+    logits = model(inputs)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD, reduction="none"
+    )
+    return losses.view(targets.shape), targets
+
+
+@torch.no_grad()
+def position_losses(
+    model: Llama, sequences: Sequences, count: int, batch: int
+) -> Float[Tensor, "sequences positions"]:
+    """Loss of each code of the first `count` sequences; NaN where there is none."""
+    device = next(model.parameters()).device
+    rows = []
+    for start in range(0, count, batch):
+        tokens = sequences.batch(start, min(batch, count - start)).to(device)
+        losses, targets = token_losses(model, tokens)
+        rows.append(losses.masked_fill(targets < OFFSET, float("nan")).float().cpu())
+    return torch.cat(rows)
