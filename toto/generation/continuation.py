@@ -1,6 +1,7 @@
 """The future of a clip: frames in, frames out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -27,11 +28,11 @@ def continue_codes(
     last frames of what is there.
 
     Raises:
-        UserError: the clip fills the model's context or `frames` is not positive.
+        UserError: `frames` is not positive, or the model reads single frames.
     """
     if frames < 1:
         raise UserError(f"{frames} frames to predict: at least 1")
-    known = codes
+    known, drawn = codes, sampling
     while (missing := codes.shape[1] + frames - known.shape[1]) > 0:
         # Past the context, half of it is kept, so that a turn adds the other half.
         kept = known if known.shape[1] < longest else known[:, -max(longest // 2, 1) :]
@@ -41,7 +42,8 @@ def continue_codes(
         start = torch.full((len(kept), 1), VIDEO, device=kept.device)
         prompt = torch.cat((start, vocabulary.tokens(kept)), dim=1)
         tokens = sample(
-            model, vocabulary, prompt, turn * vocabulary.frame, sampling, on_frame=on_frame
+            model, vocabulary, prompt, turn * vocabulary.frame, drawn, on_frame=on_frame
         )
         known = torch.cat((known, vocabulary.codes(tokens)), dim=1)
+        drawn = replace(drawn, seed=drawn.seed + 1_000_003)  # or each turn would draw alike
     return known[:, codes.shape[1] :]

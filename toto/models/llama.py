@@ -176,9 +176,7 @@ class Llama(nn.Module):
         shape = (self.size.layers, batch, self.size.heads, positions, self.size.head_width)
         return Cache(weight.new_zeros(shape), weight.new_zeros(shape))
 
-    def _run(
-        self, tokens: Tensor, wanted: Sequence[int], cache: Cache | None
-    ) -> dict[int, Tensor]:
+    def _run(self, tokens: Tensor, wanted: Sequence[int], cache: Cache | None) -> dict[int, Tensor]:
         start = cache.length if cache else 0
         cos, sin = self.rotary(start, tokens.shape[1], tokens.device)
         x_btc = self.model.embed_tokens(tokens)

@@ -1,27 +1,26 @@
 """A saved model: a folder that `transformers` opens as a LlamaForCausalLM, and that we open too.
 
-    config.json               LlamaForCausalLM's, plus one key `toto`
-    generation_config.json    special ids, and which ids are never sampled
-    model.safetensors         weights under Hugging Face's names
-    tokenizer/                the visual tokenizer
+config.json               LlamaForCausalLM's, plus one key `toto`
+generation_config.json    special ids, and which ids are never sampled
+model.safetensors         weights under Hugging Face's names
+tokenizer/                the visual tokenizer
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from toto.config import read_json, write_json
+from toto.config import from_dict, read_json, write_json
 from toto.errors import UserError
 from toto.files import folder_atomically
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 
 
-def save_model(
-    model: Llama, details: dict[str, Any], tokenizer_folder: Path, folder: Path
-) -> None:
+def save_model(model: Llama, details: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:
     """Write `model` to `folder`, with `details` under the key `toto`, and its tokenizer."""
     weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     if model.size.tied_head:
@@ -42,23 +41,28 @@ def load_model(folder: Path) -> tuple[Llama, dict[str, Any]]:
     config = read_json(folder / "config.json", "a saved model")
     if config.get("model_type") != "llama" or "toto" not in config:
         raise UserError(f"{folder}/config.json is not that of a saved Toto model")
-    size = LlamaSize(
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        mlp_width=config["intermediate_size"],
-        rope_base=config["rope_parameters"]["rope_theta"],
-        norm_eps=config["rms_norm_eps"],
-        tied_head=config["tie_word_embeddings"],
-        init_std=config["initializer_range"],
-    )
-    model = Llama(size, config["vocab_size"])
+    try:
+        shape = {
+            "width": config["hidden_size"],
+            "layers": config["num_hidden_layers"],
+            "heads": config["num_attention_heads"],
+            "mlp_width": config["intermediate_size"],
+            "rope_base": config["rope_parameters"]["rope_theta"],
+            "norm_eps": config["rms_norm_eps"],
+            "tied_head": config["tie_word_embeddings"],
+            "init_std": config["initializer_range"],
+        }
+        vocabulary = config["vocab_size"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json is damaged: {error!r}") from error
+    size = from_dict(LlamaSize, shape, f"{folder}/config.json")
+    model = Llama(size, vocabulary)
     try:
         weights = load_file(folder / "model.safetensors")
         if size.tied_head:
             weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
         model.load_state_dict(weights)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}/model.safetensors does not fit its config: {reason}") from error
     return model.eval().requires_grad_(False), config["toto"]

@@ -15,10 +15,9 @@ from toto.tokens.store import ItemRow, TokenDataset
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of one split as sequences, each with its item and the number of its class."""
+    """One clip of each of some items, as sequences."""
 
     tokens: Int[Tensor, "clips positions"]
-    labels: Int[Tensor, " clips"]
     items: tuple[ItemRow, ...]
     firsts: tuple[int, ...]
     """each clip's first kept frame"""
@@ -26,14 +25,16 @@ class Clips:
     def __len__(self) -> int:
         return len(self.items)
 
-    def subset(self, rows: np.ndarray) -> "Clips":
-        """The clips at `rows`."""
-        return Clips(
-            self.tokens[torch.from_numpy(rows)],
-            self.labels[torch.from_numpy(rows)],
-            tuple(self.items[i] for i in rows),
-            tuple(self.firsts[i] for i in rows),
-        )
+    def labels(self, classes: list[str]) -> Int[Tensor, " clips"]:
+        """Each clip's place in `classes`.
+
+        Raises:
+            UserError: an item's label is not among them.
+        """
+        for item in self.items:
+            if item.label not in classes:
+                raise UserError(f"label {item.label!r} of {item.key} does not occur in training")
+        return torch.tensor([classes.index(str(item.label)) for item in self.items])
 
 
 def class_names(dataset: TokenDataset, rows: np.ndarray) -> list[str]:
@@ -52,30 +53,19 @@ def class_names(dataset: TokenDataset, rows: np.ndarray) -> list[str]:
     return names
 
 
-def labelled_clips(
-    dataset: TokenDataset, rows: np.ndarray, classes: list[str], frames: int
-) -> Clips:
-    """The middle clip of each item; a shorter item's last frame is repeated.
-
-    Raises:
-        UserError: an item's label is not among `classes`.
-    """
-    tokens, labels, items, firsts = [], [], [], []
+def item_clips(dataset: TokenDataset, rows: np.ndarray, frames: int) -> Clips:
+    """The middle clip of each item; a shorter item's last frame is repeated."""
+    tokens, items, firsts = [], [], []
     for row in rows:
         item = dataset.item(int(row))
-        if item.label not in classes:
-            raise UserError(f"label {item.label!r} of {item.key} does not occur in training")
         first = max(item.frames - frames, 0) // 2
         codes = dataset.codes(item, first, frames)
         padding = np.repeat(codes[-1:], frames - len(codes), axis=0)
         codes = np.concatenate((codes, padding))
         tokens.append(dataset.vocabulary.sequence(codes, "video", frames))
-        labels.append(classes.index(item.label))
         items.append(item)
         firsts.append(first)
-    return Clips(
-        torch.from_numpy(np.stack(tokens)), torch.tensor(labels), tuple(items), tuple(firsts)
-    )
+    return Clips(torch.from_numpy(np.stack(tokens)), tuple(items), tuple(firsts))
 
 
 def probe_splits(
@@ -93,9 +83,12 @@ def probe_splits(
     test = test if len(test) else select(dataset, "validation", fraction)
     keys = dataset.column("key")
     chosen_by = np.array([in_validation("choose " + keys[row], fraction) for row in train], bool)
-    for rows, what in ((train[~chosen_by], "train"), (train[chosen_by], "choose by"), (test, "test")):
+    for rows, what in (
+        (train[~chosen_by], "train"),
+        (train[chosen_by], "choose by"),
+        (test, "test"),
+    ):
         if not len(rows):
             raise UserError(f"{dataset.folder} has too few labelled items: none to {what} on")
-    classes = class_names(dataset, train)
-    parts = (labelled_clips(dataset, r, classes, frames) for r in (train[~chosen_by], train[chosen_by], test))
-    return (*parts, classes)
+    chosen, kept = (item_clips(dataset, rows, frames) for rows in (train[chosen_by], train[~chosen_by]))
+    return kept, chosen, item_clips(dataset, test, frames), class_names(dataset, train)

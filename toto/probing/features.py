@@ -26,10 +26,14 @@ def pick_layers(layers: str, count: int) -> list[int]:
         return list(range(count + 1))
     try:
         if "." in layers:
-            return [round(float(layers) * count)] if 0 <= float(layers) <= 1 else _none(layers, count)
+            return (
+                [round(float(layers) * count)] if 0 <= float(layers) <= 1 else _none(layers, count)
+            )
         chosen = [int(part) for part in layers.split(",")]
     except ValueError as error:
-        raise UserError(f"layers {layers!r}: all, numbers like 0,4,8, or a depth like 0.5") from error
+        raise UserError(
+            f"layers {layers!r}: all, numbers like 0,4,8, or a depth like 0.5"
+        ) from error
     return chosen if all(0 <= i <= count for i in chosen) else _none(layers, count)
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toto.config import write_json
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import AdamW, Loop
 from toto.training.objectives.base import Batch, Metrics, Phase
@@ -37,10 +36,14 @@ class ProbeTraining:
     """seed of initial weights and of the order of the clips"""
 
     def loop(self, clips: int) -> Loop:
-        steps = max(self.epochs * clips // self.batch, 1)
+        steps = max(self.epochs * clips // min(self.batch, clips), 1)
         return Loop(
-            steps=steps, seed=self.seed, precision="fp32", log_every=max(steps // 20, 1),
-            validate_every=steps, checkpoint_every=max(steps // 4, 1),
+            steps=steps,
+            seed=self.seed,
+            precision="fp32",
+            log_every=max(steps // 20, 1),
+            validate_every=steps,
+            checkpoint_every=max(steps // 4, 1),
         )
 
 
@@ -79,14 +82,17 @@ class Probes:
         self.modules = nn.ModuleDict()
         phases = []
         for rate in config.learning_rates:
-            torch.manual_seed(config.seed)
-            heads = nn.ModuleDict({name: build(name) for name in names})
+            heads = nn.ModuleDict({name: _begin(build, name, config.seed) for name in names})
             group = f"{rate:g}".replace(".", "_")
             self.modules[group] = heads
             warmup = max(config.loop(len(train.labels)).steps // 20, 1)
             optimizer = AdamW(
-                learning_rate=rate, warmup_steps=warmup, final_fraction=0.0, betas=(0.9, 0.999),
-                weight_decay=config.weight_decay, clip=None,
+                learning_rate=rate,
+                warmup_steps=warmup,
+                final_fraction=0.0,
+                betas=(0.9, 0.999),
+                weight_decay=config.weight_decay,
+                clip=None,
             )
             phases.append(Phase(group, heads, optimizer, self._loss(heads)))
         self.phases = tuple(phases)
@@ -130,7 +136,9 @@ class Probes:
         return {f"held_out/{name}": value for name, value in self.accuracy.items()}
 
     def save(self, run: Path) -> None:
-        weights = {name: value.contiguous().cpu() for name, value in self.modules.state_dict().items()}
+        weights = {
+            name: value.contiguous().cpu() for name, value in self.modules.state_dict().items()
+        }
         save_file(weights, run / "probes.safetensors")
 
     def _loss(self, heads: nn.ModuleDict) -> Callable[[Batch, int], tuple[Tensor, Metrics]]:
@@ -149,3 +157,9 @@ class Probes:
         if self._last is None:
             self._last = (rows, self.train.features(rows))
         return self._last[1]
+
+
+def _begin(build: Callable[[str], nn.Module], name: str, seed: int) -> nn.Module:
+    """A new probe, the same whatever is built beside it."""
+    torch.manual_seed(key_of(seed, "probe", name))
+    return build(name)

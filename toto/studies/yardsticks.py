@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 # Weights of the previous frame's code against the unigram that are tried, best on training codes.
 _WEIGHTS = np.linspace(0, 0.99, 100)
 
-Clip = Int[np.ndarray, "frames rows cols"]
+Clip = Integer[np.ndarray, "_ rows cols"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ def measure(
     weight = 0.0
     if counted and held_out:
         model = _Counts(counted, codebook_size)
-        totals = [
-            sum(model.nats(clip, w)[1:].sum() for clip in held_out) for w in _WEIGHTS
-        ]
+        totals = [sum(model.nats(clip, w)[1:].sum() for clip in held_out) for w in _WEIGHTS]
         weight = float(_WEIGHTS[int(np.argmin(totals))])
     model = _Counts(train, codebook_size)
     unigram = np.concatenate([model.nats(clip, 0.0)[first_frame:].ravel() for clip in test])
@@ -60,7 +58,7 @@ class _Counts:
         np.add.at(totals, self.pairs // codebook_size, self.counts)
         self.totals = totals
 
-    def nats(self, clip: Clip, weight: float) -> Float[np.ndarray, "frames rows cols"]:
+    def nats(self, clip: Clip, weight: float) -> Float[np.ndarray, "_ rows cols"]:
         """Negative log probability of each code."""
         probability = self.unigram[clip]
         if weight and len(clip) > 1 and len(self.pairs):

@@ -75,20 +75,30 @@ def probe_actions(
         labelled = []
         with progress("features", sum(len(part) for part in parts), "clips") as advance:
             for part in parts:
-                features = FrozenFeatures(model, part.tokens, layers, limit=_LIMIT - kept, advance=advance)
+                features = FrozenFeatures(
+                    model, part.tokens, layers, limit=_LIMIT - kept, advance=advance
+                )
                 kept += features.bytes
-                labelled.append(Labelled(features, part.labels))
+                labelled.append(Labelled(features, part.labels(classes)))
         heads, width = model.size.heads, model.size.width
         test, held_out = _run(
-            labelled, [str(i) for i in layers], lambda _: AttentionPool(width, heads, len(classes)),
-            out / "probes", config, "probe layers",
+            labelled,
+            [str(i) for i in layers],
+            lambda _: AttentionPool(width, heads, len(classes)),
+            out / "probes",
+            config,
+            "probe layers",
         )
-        pixels = [_pixels(part, dataset, frames) for part in parts]
+        pixels = [_pixels(part, classes, dataset, frames) for part in parts]
         rows, cols = dataset.info["grid"]
         size = frames * rows * cols * 3
         pixel_test, _ = _run(
-            pixels, [_PIXELS], lambda _: _LinearProbe(size, len(classes)),
-            out / "pixels", config, "probe pixels",
+            pixels,
+            [_PIXELS],
+            lambda _: _LinearProbe(size, len(classes)),
+            out / "pixels",
+            config,
+            "probe pixels",
         )
         result = _result(test, held_out, pixel_test[_PIXELS], parts, classes)
         write_json(out / "result.json", result)
@@ -131,7 +141,7 @@ def _result(
 ) -> ActionResult:
     chosen = [held_out[str(i)] for i in range(len(held_out))]
     best = max(range(len(chosen)), key=chosen.__getitem__)
-    most_frequent = torch.bincount(parts[0].labels).argmax()
+    most_frequent = torch.bincount(parts[0].labels(classes)).argmax()
     return ActionResult(
         classes=classes,
         clips=[len(part) for part in parts],
@@ -139,7 +149,7 @@ def _result(
         test_accuracy=[test[str(i)] for i in range(len(test))],
         best_layer=best,
         accuracy=test[str(best)],
-        chance=float((parts[2].labels == most_frequent).float().mean()),
+        chance=float((parts[2].labels(classes) == most_frequent).float().mean()),
         pixels=pixels,
     )
 
@@ -156,7 +166,7 @@ class _LinearProbe(nn.Module):
         return self.classifier(self.norm(x.flatten(1)))
 
 
-def _pixels(clips: Clips, dataset: TokenDataset, frames: int) -> Labelled:
+def _pixels(clips: Clips, classes: list[str], dataset: TokenDataset, frames: int) -> Labelled:
     """The clips' frames, average-pooled to one colour for each code."""
     view = from_dict(View, dataset.info["settings"]["view"], f"{dataset.folder}/dataset.json")
     rows, cols = dataset.info["grid"]
@@ -166,7 +176,9 @@ def _pixels(clips: Clips, dataset: TokenDataset, frames: int) -> Labelled:
             pixels = torch.from_numpy(read_clip(item.path, first, frames, view)).float() / 255
             pixels = F.adaptive_avg_pool2d(pixels, (rows, cols)).movedim(1, -1).flatten(0, 2)
             missing = frames * rows * cols - len(pixels)
-            pooled.append(torch.cat((pixels, pixels[-rows * cols :].repeat(missing // (rows * cols), 1))))
+            pooled.append(
+                torch.cat((pixels, pixels[-rows * cols :].repeat(missing // (rows * cols), 1)))
+            )
             advance()
     stacked = torch.stack(pooled)
-    return Labelled(lambda chosen: {_PIXELS: stacked[chosen]}, clips.labels)
+    return Labelled(lambda chosen: {_PIXELS: stacked[chosen]}, clips.labels(classes))

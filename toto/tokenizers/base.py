@@ -1,7 +1,7 @@
 """What every tokenizer offers, and how one is found in a folder."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -10,12 +10,17 @@ from toto.config import read_json
 from toto.errors import unknown
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Frames to codes and back. It lives in a folder with `config.json` and `model.safetensors`."""
 
     codebook_size: int
     downsample: int
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of weights and configuration."""
+        ...
 
     def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
         """Codes of each frame."""

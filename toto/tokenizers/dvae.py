@@ -8,10 +8,10 @@ import math
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,10 +89,19 @@ class Encoder(nn.Module):
         self.patch = size.patch
         self.blocks = nn.Sequential(blocks)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the last convolution reads, `(n, channels, rows, cols)`."""
+        x = self._fold(x)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.blocks.output.relu(x)
+
     def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self._fold(x))
+
+    def _fold(self, x: Tensor) -> Tensor:
         # Channels last is what the convolution kernels want: 1.3x on a CPU.
-        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
-        return self.blocks(x)
+        return F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
 
 
 class Decoder(nn.Module):
@@ -131,6 +140,19 @@ class DVAE(nn.Module):
         self.encoder, self.decoder = Encoder(size), Decoder(size)
 
     @torch.no_grad()
+    def init_codes(self, frames: UInt8[Tensor, "n 3 height width"], rounds: int = 10) -> None:
+        """Begin with codes that tell these frames' patches apart: k-means of the features.
+
+        A code's logit becomes the scaled distance to its centroid. From random weights a small run
+        spends most of its steps on finding codes that are used at all.
+        """
+        output = self.encoder.blocks.output.conv
+        features = self.encoder.features(to_mapped(frames)).movedim(1, -1).flatten(0, 2)
+        centroids, error = kmeans(features, self.codebook_size, rounds)
+        output.w.copy_((centroids / error)[:, :, None, None])
+        output.b.copy_(-centroids.square().sum(1) / (2 * error))
+
+    @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
         """The most likely code at each place.
 
@@ -167,18 +189,18 @@ class DVAE(nn.Module):
         write_json(folder / "config.json", config)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "DVAE":
         """Read what `save` wrote.
 
         Raises:
-            UserError: the weights do not fit the configuration.
+            UserError: the folder holds no dVAE, or its weights do not fit its configuration.
         """
         config = read_json(folder / "config.json", "a tokenizer")
-        tokenizer = cls(from_dict(DVAESize, config["size"], f"{folder}/config.json"))
+        tokenizer = cls(from_dict(DVAESize, config.get("size"), f"{folder}/config.json"))
         try:
             tokenizer.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}/model.safetensors does not fit: {reason}") from error
         return tokenizer.eval().requires_grad_(False)
 
@@ -221,3 +243,23 @@ def usage_kl(logits: Float[Tensor, "n codes rows cols"]) -> Float[Tensor, ""]:
     """KL from the batch's mean posterior to the uniform prior: how unevenly codes are used, nats."""
     usage = F.softmax(logits, dim=1).mean(dim=(0, 2, 3))
     return (usage * torch.log(usage + 1e-12)).sum() + math.log(logits.shape[1])
+
+
+def kmeans(
+    points: Float[Tensor, "n c"], count: int, rounds: int
+) -> tuple[Float[Tensor, "count c"], float]:
+    """Centroids by Lloyd's rounds from k-means++ seeds, and the mean squared distance to them."""
+    centroids = points[:1]
+    nearest = (points - centroids).square().sum(1)
+    while len(centroids) < count:
+        # Several seeds a turn, each far from those of the turns before.
+        drawn = torch.multinomial(nearest + 1e-12, min(count - len(centroids), 16))
+        centroids = torch.cat((centroids, points[drawn]))
+        nearest = torch.minimum(nearest, torch.cdist(points, points[drawn]).square().amin(1))
+    for _ in range(rounds):
+        distances, owner = torch.cdist(points, centroids).min(1)
+        members = torch.bincount(owner, minlength=count)
+        sums = torch.zeros_like(centroids).index_add_(0, owner, points)
+        means = sums / members.clamp(min=1)[:, None]
+        centroids = torch.where(members[:, None] > 0, means, centroids)
+    return centroids, float(distances.square().mean().clamp(min=1e-8))

@@ -49,9 +49,17 @@ def ingest(
     kept, except items that ran into a limit, which are tried again.
 
     Raises:
-        UserError: `out` holds something else, or nothing in `items` could be read.
+        UserError: `out` holds something else, nothing in `items` could be read, or the tokenizer
+            does not fit the frames.
     """
     tokenizer = load_tokenizer(tokenizer_folder, device)
+    if not items:
+        raise UserError("there are no files to tokenize")
+    if settings.view.size % tokenizer.downsample:
+        raise UserError(
+            f"size {settings.view.size}: {tokenizer_folder} needs a multiple of "
+            f"{tokenizer.downsample}"
+        )
     info = _describe(items, tokenizer, settings, command)
     with only_writer(out):
         _begin(out, info, tokenizer_folder)
@@ -135,7 +143,10 @@ def _tokenize(
 
 
 def _read_item(
-    item: Item, shard: int, decoded: Iterator[tuple[int, Chunk | End | Failure]], batches: "_Batches"
+    item: Item,
+    shard: int,
+    decoded: Iterator[tuple[int, Chunk | End | Failure]],
+    batches: "_Batches",
 ) -> dict[str, Any]:
     """Pass one item's frames on, and return its row."""
     row: dict[str, Any] = dict.fromkeys(ROWS.names)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt16
 from torch import Tensor
 
 from toto.errors import UserError
 from toto.tokens.mixture import Entry, Manifest, draw, in_validation, key_of, window_offset
 from toto.tokens.store import ItemRow, TokenDataset
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Kind, Vocabulary
 
 # Weights that are not given are shares of a block of about so many sequences.
 _BLOCK = 1000
@@ -109,14 +109,19 @@ class Sequences:
             found.append((item, offset + window * self.manifest.frames))
         return found
 
+    def codes(self, index: int) -> UInt16[np.ndarray, "frames rows cols"]:
+        """The codes of sequence `index`."""
+        source = draw(self.manifest, index).source
+        dataset = self.datasets[source]
+        frames = self.manifest.frames if self.manifest.entries[source].kind == "video" else 1
+        codes = [dataset.codes(item, first, frames) for item, first in self.describe(index)]
+        return np.concatenate(codes)
+
     def sequence(self, index: int) -> Int[np.ndarray, " positions"]:
         """The tokens of sequence `index`, padded to the full length."""
-        source = draw(self.manifest, index).source
-        entry, dataset = self.manifest.entries[source], self.datasets[source]
-        frames = self.manifest.frames if entry.kind == "video" else 1
-        codes = [dataset.codes(item, first, frames) for item, first in self.describe(index)]
-        kind = "video" if entry.kind == "video" else "image"
-        return self.vocabulary.sequence(np.concatenate(codes), kind, self.manifest.frames)
+        entry = self.manifest.entries[draw(self.manifest, index).source]
+        kind: Kind = "video" if entry.kind == "video" else "image"
+        return self.vocabulary.sequence(self.codes(index), kind, self.manifest.frames)
 
     def batch(self, first: int, count: int) -> Int[Tensor, "b t"]:
         """Sequences `first .. first + count`."""
@@ -161,7 +166,8 @@ def freeze(
     if not weights:
         sequences = [c if kind == "video" else -(-c // frames) for _, kind, _, c in entries]
         shares = [max(1, round(_BLOCK * n / sum(sequences))) for n in sequences]
-        entries = [(d, k, share // gcd(*shares), c) for (d, k, _, c), share in zip(entries, shares)]
+        shares = [share // gcd(*shares) for share in shares]
+        entries = [(d, k, n, c) for (d, k, _, c), n in zip(entries, shares, strict=True)]
     return Manifest(
         entries=tuple(
             Entry(str(dataset.folder.absolute()), dataset.fingerprint, kind, weight, clips)

@@ -81,7 +81,7 @@ class Manifest:
     frames: int
     """frames of a clip, or images of a sequence"""
     split: str
-    """"train" or "validation"; items go to one by `split_of`"""
+    """"train", "validation" or "test"; where a data set names none, `in_validation` decides"""
     validation_fraction: float
     """part of the items without a split of their own that go to validation"""
     tokenizer: str
@@ -141,5 +141,5 @@ def window_offset(seed: int, epoch: int, item: str, slack: int) -> int:
 
 
 def in_validation(key: str, fraction: float) -> bool:
-    """Whether the item of that key is for validation: by the key alone, so that growth moves none."""
+    """Whether the item of that key is for validation; by the key alone, so growth moves none."""
     return key_of("split", key) < fraction * 2**64

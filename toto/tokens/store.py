@@ -1,16 +1,16 @@
 """A token data set on disk: a folder of formats that every tool opens.
 
-    dataset.json             settings from the start; counts and checksums once it is complete
-    tokenizer/               the tokenizer that made it
-    shards/00000.npy         codes, uint16 (frames, rows, cols), one item after the other
-    shards/00000.parquet     a row for each item of the shard, read or failed
-    index.parquet            the rows of all items that could be read; there when complete
-    failures.parquet         the rows of those that could not, with the reason
+dataset.json             settings from the start; counts and checksums once it is complete
+tokenizer/               the tokenizer that made it
+shards/00000.npy         codes, uint16 (frames, rows, cols), one item after the other
+shards/00000.parquet     a row for each item of the shard, read or failed
+index.parquet            the rows of all items that could be read; there when complete
+failures.parquet         the rows of those that could not, with the reason
 """
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class TokenDataset:
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info['command']}` again")
         self.index = pq.read_table(folder / "index.parquet", schema=ROWS)
+        self._shards: dict[int, np.ndarray] = {}
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -116,7 +117,7 @@ class TokenDataset:
     ) -> UInt16[np.ndarray, "frames rows cols"]:
         """Codes of an item's kept frames `first .. first + frames`, memory-mapped."""
         end = item.frames if frames is None else min(first + frames, item.frames)
-        return _map(shard_path(self.folder, item.shard))[item.first + first : item.first + end]
+        return self._shard(item.shard)[item.first + first : item.first + end]
 
     def failures(self) -> list[tuple[str, str]]:
         """`(key, reason)` of each item that could not be read."""
@@ -142,10 +143,10 @@ class TokenDataset:
             if not path.exists() or checksum(path) != recorded:
                 raise UserError(f"{path} is not what {self.folder}/dataset.json recorded")
 
-
-@lru_cache(maxsize=4096)
-def _map(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+    def _shard(self, shard: int) -> np.ndarray:
+        if shard not in self._shards:
+            self._shards[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
+        return self._shards[shard]
 
 
 def merge_rows(folder: Path, shards: int) -> tuple[pa.Table, pa.Table]:

@@ -57,7 +57,8 @@ class Loop:
     """checkpoints kept, the newest"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
+        counts = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: at least 1")
 
@@ -120,12 +121,16 @@ class TrainDVAE:
     """side of the frames in pixels"""
     stride: int = 4
     """every stride-th frame of a video is used"""
+    held_out: float = 0.05
+    """part of the items, chosen by a hash of their keys, that is kept for validation"""
     pool: int = 100_000
     """frames that are decoded once, spread evenly over the source, and drawn from in training"""
     batch: int = 512
     """frames in a step"""
     micro_batch: int = 8
     """frames in one forward pass; gradients of batch / micro_batch of them add up"""
+    init_frames: int = 0
+    """frames whose features are clustered to begin the codes with; 0 begins with random weights"""
     temperature: tuple[float, float] = (1.0, 1 / 16)
     """temperature of the Gumbel-softmax at the first step and after temperature_steps"""
     temperature_steps: int = 150_000

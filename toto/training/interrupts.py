@@ -2,14 +2,13 @@
 
 import signal
 from types import FrameType, TracebackType
-from typing import Self
 
 
-class Interrupted(Exception):
-    """The run stopped at a signal after saving; running it again continues."""
+class Interrupted(SystemExit):
+    """The run stopped at a signal after saving; running it again continues. Exit code 128 + n."""
 
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
         self.signum = signum
 
 
@@ -21,7 +20,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interrupts":
         self.before = {s: signal.signal(s, self._note) for s in self.signals}
         return self
 

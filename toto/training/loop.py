@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from toto.progress import progress
+from toto.progress import console, progress
 from toto.training import checkpoint
 from toto.training.config import Loop
 from toto.training.device import autocast, peak_memory, pick_device, pick_precision
@@ -32,23 +32,27 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
         Interrupted: a signal came; a checkpoint has been saved.
         FloatingPointError: a loss is not finite; no checkpoint holds it.
     """
+    run.mkdir(parents=True, exist_ok=True)
     device = pick_device(loop.device)
     precision = pick_precision(loop.precision, device)
     torch.use_deterministic_algorithms(loop.deterministic)
     objective.modules.to(device)
-    optimizers = [(phase, build_optimizer(phase.module, phase.optimizer)) for phase in objective.phases]
+    optimizers = [
+        (phase, build_optimizer(phase.module, phase.optimizer)) for phase in objective.phases
+    ]
     step = checkpoint.restore(run / "checkpoints", objective, optimizers)
     if loop.compile:
         objective.compile()
-    spent = max((row["seconds"] for row in read_metrics(run) if row["step"] <= step), default=0.0)
-    clock = _Clock(spent)
+    before = [row for row in read_metrics(run) if row["step"] <= step]
+    clock = _Clock(max((row["seconds"] for row in before), default=0.0))
+    units = int(max((row.get(objective.unit, 0) for row in before), default=0))
 
     with (
         MetricsLog(run, step) as metrics,
         Interrupts() as interrupts,
         progress(what, loop.steps, "steps", step) as advance,
     ):
-        sums = _Sums()
+        sums, first = _Sums(units), step
         for batches in _prefetch(objective, step, loop.steps, device):
             torch.manual_seed(loop.seed * 1_000_003 + step)
             for phase, optimizer in optimizers:
@@ -69,7 +73,7 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
             sums.latest |= objective.schedules(step)
             sums.count(sum(objective.size(batch) for batch in batches))
             step += 1
-            if step == 1:
+            if step == first + 1:
                 _freeze_garbage()
 
             last = step == loop.steps
@@ -78,9 +82,9 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
             note = ""
             # Taking the means checks that they are finite, so no checkpoint goes unchecked.
             if save or step % loop.log_every == 0:
-                values = sums.take(objective.unit, clock, device)
-                metrics.log(step, clock.seconds(), values)
-                note = f"loss {values['loss']:.3f}"
+                means = sums.take(objective.unit, clock, device)
+                metrics.log(step, clock.seconds(), means)
+                note = f"loss {means['loss']:.3f}"
             advance(1, note)
             if last or step % loop.validate_every == 0:
                 metrics.log(step, clock.seconds(), _validate(objective, device, precision))
@@ -89,9 +93,8 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
                     run / "checkpoints", step, objective, optimizers, loop.keep_checkpoints
                 )
             if stop and not last:
-                raise Interrupted(
-                    interrupts.received or 0, f"stopped after step {step}; run it again to continue"
-                )
+                console.print(f"stopped after step {step} and saved; run it again to continue")
+                raise Interrupted(interrupts.received or 0)
     objective.save(run)
 
 
@@ -147,7 +150,8 @@ class _Clock:
 class _Sums:
     """Means over the steps since the last log, kept on the device until they are logged."""
 
-    def __init__(self) -> None:
+    def __init__(self, units: int) -> None:
+        self.all_units = units
         self.reset()
 
     def reset(self) -> None:
@@ -173,6 +177,8 @@ class _Sums:
             if value != value or value in (float("inf"), float("-inf")):
                 raise FloatingPointError(f"{name} is {value} in the last {self.steps} steps")
         values |= self.latest
+        self.all_units += self.units
+        values[unit] = self.all_units
         values[f"{unit}_per_second"] = round(self.units / clock.lap(), 1)
         values["memory_bytes"] = float(peak_memory(device))
         self.reset()

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -29,7 +28,7 @@ class MetricsLog:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(
@@ -42,7 +41,7 @@ class MetricsLog:
         self.board.close()
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
+def read_metrics(run: Path) -> list[dict[str, float | int]]:
     """All rows of a run's metrics; a last line that a kill cut short is left out."""
     path = run / "metrics.jsonl"
     rows = []

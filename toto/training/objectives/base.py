@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ class Phase:
     to the step's value over its micro-batches"""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is trained: modules, batches, losses, and what remains at the end."""
 

@@ -31,9 +31,12 @@ class TrainDVAEObjective:
         self.config, self.train, self.held_out = config, train, validation
         torch.manual_seed(config.loop.seed)
         self.dvae = DVAE(config.tokenizer)
+        if config.init_frames:
+            first = permute(np.arange(config.init_frames), len(train), config.loop.seed)
+            self.dvae.init_codes(torch.from_numpy(train[np.sort(first)]))
         self.mean = AveragedModel(self.dvae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.modules = nn.ModuleDict({"dvae": self.dvae, "mean": self.mean})
-        self.phases = (Phase("dvae", self.modules["dvae"], config.optimizer, self.loss),)
+        self.phases: tuple[Phase, ...] = (Phase("dvae", self.modules["dvae"], config.optimizer, self.loss),)
 
     def batches(self, step: int) -> list[Batch]:
         count, size = self.config.batch, len(self.train)
@@ -50,9 +53,7 @@ class TrainDVAEObjective:
     def size(self, batch: Batch) -> int:
         return len(batch)
 
-    def loss(
-        self, frames: UInt8[Tensor, "b 3 height width"], step: int
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, frames: UInt8[Tensor, "b 3 height width"], step: int) -> tuple[Tensor, Metrics]:
         """Negative log likelihood of a pixel's channel, plus the weighted KL terms.
 
         The KL is divided by the pixels' channels of a code, as the whole bound is by those of an
@@ -95,7 +96,11 @@ class TrainDVAEObjective:
             codes.append(tokenizer.encode(frames))
             error.append(psnr(frames, tokenizer.decode(codes[-1])))
         used, perplexity = usage(torch.cat(codes), tokenizer.codebook_size)
-        return {"psnr": float(torch.cat(error).mean()), "codes_used": used, "perplexity": perplexity}
+        return {
+            "psnr": float(torch.cat(error).mean()),
+            "codes_used": used,
+            "perplexity": perplexity,
+        }
 
     def save(self, run: Path) -> None:
         self.mean.module.save(run / "tokenizer")

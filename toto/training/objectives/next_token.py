@@ -25,7 +25,7 @@ class NextToken:
         torch.manual_seed(config.loop.seed)
         self.model = Llama(config.model, train.vocabulary.size)
         self.modules = nn.ModuleDict({"model": self.model})
-        self.phases = (Phase("model", self.modules, config.optimizer, self.loss),)
+        self.phases: tuple[Phase, ...] = (Phase("model", self.modules, config.optimizer, self.loss),)
 
     def frames(self, step: int) -> int:
         """Frames of the sequences of a step, by the curriculum."""
@@ -39,21 +39,21 @@ class NextToken:
         frames = self.frames(step)
         if frames < self.config.frames:
             sequences = cut(sequences, frames * self.train.vocabulary.frame)
+        _, targets = inputs_and_targets(sequences)
+        # What a step's sums are divided by, so that each token counts alike in all micro-batches.
+        counts = (targets.numel(), int((targets >= OFFSET).sum()))
         pieces = self.config.batch // self.config.micro_batch
-        return list(sequences.tensor_split(pieces))
+        return [(piece, *counts) for piece in sequences.tensor_split(pieces)]
 
     def size(self, batch: Batch) -> int:
-        return batch[:, 2:].numel()
+        return batch[0][:, 2:].numel()
 
-    def loss(self, batch: Int[Tensor, "b t"], step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: tuple[Int[Tensor, "b t"], int, int], step: int) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of the step's loss; the log's "loss" is over codes alone."""
-        losses, targets = token_losses(self.model, batch)
-        micro_batches = self.config.batch // self.config.micro_batch
-        # Divided by all positions, padding too, so that each token counts alike in a step.
-        loss = losses.sum() / (targets.numel() * micro_batches)
-        codes = targets >= OFFSET
-        mean = (losses.detach() * codes).sum() / codes.sum().clamp(min=1)
-        return loss, {"loss": mean / micro_batches}
+        sequences, positions, codes = batch
+        losses, targets = token_losses(self.model, sequences)
+        of_codes = (losses.detach() * (targets >= OFFSET)).sum()
+        return losses.sum() / positions, {"loss": of_codes / codes}
 
     def schedules(self, step: int) -> dict[str, float]:
         return {"frames": float(self.frames(step))}

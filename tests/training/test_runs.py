@@ -1,0 +1,91 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.children import run_until_write, start
+from tests.tiny import make_dataset, make_videos, save_tokenizer
+from tests.training.toys import PRETRAIN, TRAIN_DVAE
+from toto.errors import UserError
+from toto.files import only_writer
+from toto.training.config import Pretrain, TrainDVAE
+from toto.training.runs import pretrain, resume, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Pretrain:
+    folder = tmp_path_factory.mktemp("data")
+    visual = save_tokenizer(folder / "tokenizer")
+    make_dataset(make_videos(folder / "videos", [9, 4, 6] * 4), visual, folder / "data")
+    return replace(PRETRAIN, data=(folder / "data",))
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model/model.safetensors").read_bytes()
+
+
+def test_a_run_is_rebuilt_from_its_config_alone(recipe, tmp_path):
+    pretrain(recipe, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    for moment in range(8, 100):
+        assert run_until_write(moment, killed, pretrain, recipe, killed) != 0
+        if (killed / "checkpoints/step-000005").exists():
+            break
+    assert not (killed / "model").exists()
+    resume(killed)
+    assert weights(killed) == weights(tmp_path / "whole")
+
+
+def hold(folder: Path) -> None:
+    import time
+
+    with only_writer(folder):
+        (folder / "ready").touch()
+        time.sleep(60)
+
+
+def test_a_second_process_on_the_same_run_is_refused(recipe, tmp_path):
+    child = start(hold, tmp_path)
+    while not (tmp_path / "ready").exists():
+        assert child.is_alive()
+    with pytest.raises(UserError, match="another process is writing"):
+        pretrain(recipe, tmp_path)
+    child.kill()
+    child.join()
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
+    pretrain(recipe, tmp_path)
+    before = weights(tmp_path)
+    with pytest.raises(UserError, match="micro_batch 4 not 2"):
+        pretrain(replace(recipe, micro_batch=2), tmp_path)
+    with pytest.raises(UserError, match="another kind"):
+        train_tokenizer(TRAIN_DVAE, tmp_path, 0)
+    info = recipe.data[0] / "dataset.json"
+    recorded = info.read_text()
+    changed = json.loads(recorded)
+    name = next(iter(changed["checksums"]))
+    changed["checksums"][name] = "0" * 64
+    info.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=f"{recipe.data[0]} has changed under this run"):
+        resume(tmp_path)
+    info.write_text(recorded)
+    resume(tmp_path)
+    assert weights(tmp_path) == before
+    with pytest.raises(UserError, match="is not a run"):
+        resume(tmp_path / "nowhere")
+
+
+def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
+    source = make_videos(tmp_path / "videos", [12] * 8, side=8)
+    recipe: TrainDVAE = replace(TRAIN_DVAE, source=(str(source),), stride=1, pool=60)
+    train_tokenizer(recipe, tmp_path / "whole", 0)
+    for moment in (3, 6, 9, 12, 15, 18):
+        killed = tmp_path / str(moment)
+        run_until_write(moment, killed, train_tokenizer, recipe, killed, 0)
+        train_tokenizer(recipe, killed, 0)
+        for name in ("config.json", "model.safetensors"):
+            whole = (tmp_path / "whole/tokenizer" / name).read_bytes()
+            assert (killed / "tokenizer" / name).read_bytes() == whole

@@ -1,0 +1,440 @@
+"""The command line. Parses, calls, prints; what is heavy is imported inside the commands."""
+
+import contextlib
+import errno
+import functools
+import io
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from toto.errors import MediaError, UserError, unknown
+from toto.recipes import demo as demo_recipes
+from toto.recipes import pretrain as pretrain_recipes
+from toto.recipes import tokenizer as tokenizer_recipes
+from toto.recipes.demo import Demo
+from toto.training.config import Pretrain, TrainDVAE
+
+# What a machine, and no mistake or bug, does to a run.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES}
+
+
+def main() -> None:
+    """Run a command. Exit code 2 after a user's mistake, 128 + n after signal n."""
+    arguments = sys.argv[1:]
+    try:
+        _dispatch(arguments)
+    except (UserError, MediaError) as error:
+        _stop(str(error), 2)
+    except FloatingPointError as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; run it again to continue", 130)
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        _stop(f"{error.strerror}: {error.filename or ''}; run it again to continue", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"toto: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            COMMANDS[name](arguments[words:], f"toto {name}")
+            return
+    same = [name for name in COMMANDS if name.split()[0] == arguments[0]]
+    if same:
+        raise UserError(f"toto {arguments[0]}: one of {', '.join(same)}")
+    raise unknown("command", arguments[0], COMMANDS)
+
+
+def _overview() -> str:
+    lines = ["usage: toto COMMAND ...", ""]
+    lines += [f"  {name:<16} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "Each command has --help."])
+
+
+Command = Callable[[list[str], str], None]
+
+
+def _command(function: Callable[..., None]) -> Command:
+    """A command whose arguments are the function's."""
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> functools.partial:
+        return functools.partial(function, *args, **kwargs)
+
+    def command(arguments: list[str], prog: str) -> None:
+        _parse(bind, arguments, prog)()
+
+    command.__doc__ = (function.__doc__ or "").splitlines()[0]
+    return command
+
+
+def _parse(target: Any, arguments: list[str], prog: str, default: Any = tyro.MISSING) -> Any:
+    """Parse with tyro, its box of an error made one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if default is tyro.MISSING:
+                return tyro.cli(target, args=arguments, prog=prog)
+            return tyro.cli(target, args=arguments, prog=prog, default=default)
+    except SystemExit as exit_:
+        if exit_.code:
+            raise UserError(_one_line(said.getvalue(), prog)) from None
+        raise
+
+
+def _one_line(box: str, prog: str) -> str:
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:
+        words = line.strip(" │╭╮╰╯")
+        if words.startswith("──"):
+            sections.append([])
+        elif words:
+            sections[-1].append(words)
+    message = " ".join(sections[0])
+    if len(sections) > 1 and sections[1][:1] == ["Perhaps you meant:"]:
+        message += f" (perhaps you meant {sections[1][1]})"
+    return f"{message} ({prog} --help says what there is)"
+
+
+def _recipe_command(
+    about: str,
+    kind: type,
+    recipes: Mapping[str, Callable[[], Any]],
+    run_command: Callable[[Any, Path, int], Path],
+) -> Command:
+    """A command `RECIPE --run DIR`, any field of the recipe overridden, or `--resume DIR`."""
+
+    @dataclass(frozen=True)
+    class Arguments:
+        recipe: OmitArgPrefixes[Any]
+        run: Path
+        """folder of the run; begun there before, it goes on"""
+        workers: int = 2
+        """processes that decode media"""
+
+    Arguments.__annotations__["recipe"] = OmitArgPrefixes[kind]  # type: ignore[index]
+
+    def command(arguments: list[str], prog: str) -> None:
+        if arguments[:1] == ["--resume"]:
+            from toto.training.runs import resume
+
+            run = _parse(Path, arguments[1:], f"{prog} --resume")
+            resume(run)
+            print(run)
+            return
+        name = arguments[0] if arguments else "--help"
+        if name in ("-h", "--help"):
+            print(f"usage: {prog} RECIPE --run DIR [fields]\n       {prog} --resume DIR\n")
+            for known, recipe in recipes.items():
+                print(f"  {known:<8} {(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"\n{prog} RECIPE --help explains every field.")
+            return
+        if name not in recipes:
+            raise unknown("recipe", name, recipes)
+        default = Arguments(recipe=recipes[name](), run=tyro.MISSING)
+        chosen = _parse(Arguments, arguments[1:], f"{prog} {name}", default)
+        print(run_command(chosen.recipe, chosen.run, chosen.workers))
+
+    command.__doc__ = about
+    return command
+
+
+def _pretrain(config: Pretrain, run: Path, workers: int) -> Path:
+    from toto.training.runs import pretrain
+
+    pretrain(config, run)
+    return run / "model"
+
+
+def _train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> Path:
+    from toto.training.runs import train_tokenizer
+
+    train_tokenizer(config, run, workers)
+    return run / "tokenizer"
+
+
+def world_make(
+    layout: Positional[str],
+    out: Positional[Path],
+    count: int = 1000,
+    seed: int = 0,
+    size: int = 128,
+    frames: int = 61,
+    fps: int = 30,
+    workers: int = 2,
+) -> None:
+    """Render labelled videos of the embedded world.
+
+    Args:
+        layout: what is written: actions (Kinetics CSV)
+        out: folder to write to
+        count: videos
+        seed: seed of all scenes
+        size: side of the frames in pixels
+        frames: frames of each video; 61 are 16 at stride 4
+        fps: frames a second
+        workers: processes that render
+    """
+    from toto.world.layouts import LAYOUTS
+
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    LAYOUTS[layout](out, count, seed, size=size, frames=frames, fps=fps, workers=workers)
+    print(out)
+
+
+def tokenize(
+    source: Positional[tuple[str, ...]],
+    tokenizer: Path,
+    out: Path,
+    size: int = 128,
+    stride: int = 4,
+    workers: int = 2,
+    batch: int = 32,
+    shard_items: int = 256,
+    device: str = "auto",
+) -> None:
+    """Turn media into a token data set.
+
+    Args:
+        source: folders, files, or CSV files of `path label`
+        tokenizer: folder of the tokenizer
+        out: folder of the data set; begun there before, it goes on
+        size: side of the frames in pixels
+        stride: every stride-th frame of a video is kept
+        workers: processes that decode
+        batch: frames in each pass through the tokenizer
+        shard_items: files in each shard
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.media.sources import read_sources
+    from toto.media.view import View
+    from toto.tokens.ingest import Ingest, ingest
+    from toto.training.device import pick_device
+
+    settings = Ingest(View(stride, size), batch, shard_items)
+    command = f"toto {shlex.join(sys.argv[1:])}"
+    items = read_sources(source)
+    dataset = ingest(items, tokenizer, out, settings, command, workers, str(pick_device(device)))
+    failures = dataset.failures()
+    for key, reason in failures:
+        print(f"  not read: {key}: {reason}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(items)} files could not be read", file=sys.stderr)
+    print(out)
+
+
+def inspect(path: Positional[Path], deep: bool = False) -> None:
+    """Say what a folder or file of ours holds.
+
+    Args:
+        path: a token data set, a run, a saved model, a tokenizer, or a media file
+        deep: compare every shard of a token data set with its recorded checksum
+    """
+    from toto.studies.inspect import describe
+
+    print(describe(path, deep))
+
+
+def generate(
+    model: Positional[Path],
+    prompt: Path,
+    out: Path,
+    frames: int = 8,
+    prompt_frames: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Continue a video.
+
+    Args:
+        model: folder of a run or of a saved model
+        prompt: a video; its first kept frames are read
+        out: the video to write, .mp4 or .gif: what was read, as the tokenizer sees it, and what
+            comes next
+        frames: frames to imagine
+        prompt_frames: kept frames to read; by default half of what the model reads
+        temperature: divides the logits; 0 always takes the most likely code
+        top_k: draw from so many of the most likely codes only
+        top_p: draw from the most likely codes that together have this probability only
+        seed: seed of the draws
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    import numpy as np
+
+    import toto
+    from toto.generation.sampling import Sampling
+    from toto.media.video import probe, read_clip
+    from toto.media.write import write_gif, write_video
+    from toto.progress import progress
+
+    writers = {".mp4": write_video, ".gif": write_gif}
+    if out.suffix not in writers:
+        raise UserError(f"{out}: .mp4 or .gif can be written")
+    loaded = toto.load(model, device)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    seen = read_clip(str(prompt), 0, prompt_frames or loaded.frames // 2, loaded.view)
+    with progress("imagine", frames, "frames") as advance:
+        future = loaded.predict(seen, frames, len(seen), sampling, advance)
+    read = loaded.tokenizer.decode(loaded.tokenize(seen)).cpu().numpy()
+    fps = (probe(str(prompt)).fps or 30.0) / loaded.view.stride
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writers[out.suffix](out, np.concatenate((read, future)), fps)
+    print(out)
+
+
+def features(
+    model: Positional[Path],
+    source: Positional[str],
+    out: Path,
+    layers: str = "all",
+    pool: str = "mean",
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Write hidden states of the clips of a source.
+
+    Args:
+        model: folder of a run or of a saved model
+        source: a token data set, or media, which are tokenized into OUT/tokens first
+        out: folder to write to; begun there before, it goes on
+        layers: all, numbers like 0,4,8, or a depth between 0 and 1 like 0.5
+        pool: none (every code), mean, or last (the last code's, which has seen the whole clip)
+        workers: processes that decode
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.probing.export import export_features
+
+    export_features(*_model_and_tokens(model, source, out, workers, device), out, layers, pool)
+    print(out)
+
+
+def probe_actions(
+    model: Positional[Path],
+    data: Positional[str],
+    out: Path,
+    epochs: int = 10,
+    batch: int = 32,
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3),
+    held_out: float = 0.2,
+    seed: int = 0,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Read actions from every layer by attention pooling.
+
+    Args:
+        model: folder of a run or of a saved model
+        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
+        out: folder to write to; begun there before, it goes on
+        epochs: passes over the training clips
+        batch: clips in a step
+        learning_rates: each probe is trained with each of them; the best on held-out clips counts
+        held_out: part of the training clips that layer and learning rate are chosen on
+        seed: seed of initial weights and of the order of the clips
+        workers: processes that decode
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.probing.probes import ProbeTraining
+    from toto.tasks.actions import probe_actions as run
+
+    config = ProbeTraining(
+        epochs=epochs,
+        batch=batch,
+        learning_rates=learning_rates,
+        held_out=held_out,
+        seed=seed,
+    )
+    loaded, dataset = _model_and_tokens(model, data, out, workers, device)
+    print(run(loaded.model, dataset, loaded.frames, out, config).table())
+    print(out)
+
+
+def _model_and_tokens(
+    model: Path, source: str, out: Path, workers: int, device: str
+) -> tuple[Any, Any]:
+    """The model, and the source as a token data set of the model's own tokenizer."""
+    import toto
+    from toto.media.sources import read_sources
+    from toto.tokens.ingest import Ingest, ingest
+    from toto.tokens.store import TokenDataset
+
+    loaded = toto.load(model, device)
+    if (Path(source) / "dataset.json").exists():
+        dataset = TokenDataset(Path(source))
+    else:
+        dataset = ingest(
+            read_sources([source]),
+            loaded.folder / "tokenizer",
+            out / "tokens",
+            Ingest(loaded.view),
+            f"toto {shlex.join(sys.argv[1:])}",
+            workers,
+            str(loaded.device),
+        )
+    if dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
+        raise UserError(
+            f"{source} was made by tokenizer {dataset.info['tokenizer']}, "
+            f"{model} reads codes of {loaded.tokenizer.fingerprint}"
+        )
+    return loaded, dataset
+
+
+def demo(
+    settings: Annotated[Demo, tyro.conf.arg(name="")] = demo_recipes.demo(),  # noqa: B008
+    videos: Path | None = None,
+    out: Path = Path("runs/demo"),
+) -> None:
+    """Do the main job in small: videos to a trained model and a report.
+
+    Args:
+        settings: what is made and trained
+        videos: a folder of videos of your own in place of the embedded world
+        out: folder to write to; begun there before, it goes on
+    """
+    from toto.demo import run_demo
+
+    print(run_demo(settings, videos, out))
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": _command(demo),
+    "world make": _command(world_make),
+    "tokenizer train": _recipe_command(
+        "Train a tokenizer on the frames of a source.",
+        TrainDVAE,
+        tokenizer_recipes.RECIPES,
+        _train_tokenizer,
+    ),
+    "tokenize": _command(tokenize),
+    "inspect": _command(inspect),
+    "pretrain": _recipe_command(
+        "Train a model to predict the next token.",
+        Pretrain,
+        pretrain_recipes.RECIPES,
+        _pretrain,
+    ),
+    "generate": _command(generate),
+    "features": _command(features),
+    "probe actions": _command(probe_actions),
+}

@@ -1,0 +1,67 @@
+"""Features of a data set's clips as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+from toto.api import Toto
+from toto.config import read_json, write_json
+from toto.errors import UserError
+from toto.files import only_writer
+from toto.probing.clips import item_clips
+from toto.probing.features import FrozenFeatures, pick_layers
+from toto.progress import progress
+from toto.tokens.store import TokenDataset
+
+_POOLS = {
+    "none": lambda x: x,
+    "mean": lambda x: x.mean(1),
+    "last": lambda x: x[:, -1],
+}
+_CLIPS = 64
+
+
+def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str, pool: str) -> None:
+    """Write hidden states of each item's middle clip: 64 clips to a file, `layer_I` by name.
+
+    `items.parquet` names the items in the order of the files. Files that are there are kept.
+
+    Raises:
+        UserError: no such layers or pooling, or `out` was begun with others.
+    """
+    if pool not in _POOLS:
+        raise UserError(f"pool {pool!r}: one of {', '.join(_POOLS)}")
+    chosen = pick_layers(layers, loaded.model.size.layers)
+    clips = item_clips(dataset, np.arange(len(dataset)), loaded.frames)
+    settings = {"layers": chosen, "pool": pool, "data": dataset.fingerprint}
+    with only_writer(out):
+        if not (out / "features.json").exists():
+            write_json(out / "features.json", settings)
+        elif (before := read_json(out / "features.json", "features")) != settings:
+            raise UserError(f"{out} holds other features ({before}): choose another folder")
+        features = FrozenFeatures(loaded.model, clips.tokens, chosen)
+        with progress("features", len(clips), "clips") as advance:
+            for number, rows in enumerate(torch.arange(len(clips)).split(_CLIPS)):
+                path = out / f"{number:05d}.safetensors"
+                if not path.exists():
+                    states = {
+                        f"layer_{layer}": _POOLS[pool](hidden).contiguous().cpu()
+                        for layer, hidden in features(rows).items()
+                    }
+                    partial = out / f".{path.name}.partial"
+                    save_file(states, partial)
+                    partial.replace(path)
+                advance(len(rows))
+        rows_table = pa.table(
+            {
+                "key": [item.key for item in clips.items],
+                "label": pa.array([item.label for item in clips.items], pa.string()),
+                "split": pa.array([item.split for item in clips.items], pa.string()),
+                "first_frame": list(clips.firsts),
+            }
+        )
+        pq.write_table(rows_table, out / "items.parquet")

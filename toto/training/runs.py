@@ -1,0 +1,145 @@
+"""Run folders: a recipe becomes a run, and a run is rebuilt from its config.json alone."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toto.config import from_dict, read_json, to_dict, write_json
+from toto.errors import UserError
+from toto.files import only_writer
+from toto.media.frame_pool import frame_pool
+from toto.media.sources import read_sources
+from toto.media.view import View
+from toto.tokens.loader import Sequences, freeze
+from toto.tokens.mixture import Manifest, in_validation
+from toto.tokens.store import TokenDataset
+from toto.training.config import Pretrain, TrainDVAE
+from toto.training.loop import train
+from toto.training.objectives.dvae import TrainDVAEObjective
+from toto.training.objectives.next_token import NextToken
+
+_PRETRAIN, _TOKENIZER = "pretrain", "tokenizer"
+
+
+@dataclass(frozen=True)
+class _Manifests:
+    train: Manifest
+    validation: Manifest
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on beside the code's own configuration."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def pretrain(config: Pretrain, run: Path) -> None:
+    """Begin or continue next-token training in `run`; `run/model` is the result.
+
+    Raises:
+        UserError: the run was begun with other settings, or the data do not fit.
+    """
+    with only_writer(run):
+        manifests = _frozen(config, run)
+        objective = NextToken(
+            config, Sequences(manifests.train), Sequences(manifests.validation)
+        )
+        train(objective, config.loop, run, "pre-train")
+
+
+def _frozen(config: Pretrain, run: Path) -> _Manifests:
+    if (run / "config.json").exists():
+        values = _begin(_PRETRAIN, config, run, {})
+        return from_dict(_Manifests, values["manifests"], f"{run}/config.json")
+    datasets = [TokenDataset(path) for path in config.data]
+    manifests = _Manifests(
+        *(
+            freeze(
+                datasets,
+                config.weights,
+                config.frames,
+                config.loop.seed,
+                split,
+                config.validation_fraction,
+            )
+            for split in ("train", "validation")
+        )
+    )
+    _begin(_PRETRAIN, config, run, {"manifests": to_dict(manifests)})
+    return manifests
+
+
+def train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> None:
+    """Begin or continue the training of a tokenizer in `run`; `run/tokenizer` is the result.
+
+    Raises:
+        UserError: the run was begun with other settings, or the source cannot be used.
+    """
+    with only_writer(run):
+        _begin(_TOKENIZER, config, run, {})
+        if not config.source:
+            raise UserError("no source is given: a folder, a file, or a CSV file")
+        items = read_sources(config.source)
+        held_out = [item for item in items if in_validation(item.key, config.held_out)]
+        # A source too small to spare an item is validated on what it is trained on.
+        held_out = held_out or items
+        kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
+        seen = [item for item in items if item.key not in kept]
+        view = View(config.stride, config.size)
+        pool = frame_pool(seen, view, config.pool, run / "frames.npy", workers)
+        validation = frame_pool(
+            held_out, view, config.validation_frames, run / "validation.npy", workers
+        )
+        objective = TrainDVAEObjective(config, pool, validation)
+        train(objective, config.loop, run, "train tokenizer")
+
+
+def resume(run: Path, workers: int = 2) -> None:
+    """Continue the run in a folder from its config.json.
+
+    Raises:
+        UserError: the folder is no run.
+    """
+    values = read_json(run / "config.json", "a run")
+    where = f"{run}/config.json"
+    if values["kind"] == _PRETRAIN:
+        pretrain(from_dict(Pretrain, values["recipe"], where), run)
+    else:
+        train_tokenizer(from_dict(TrainDVAE, values["recipe"], where), run, workers)
+
+
+def _begin(kind: str, config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:
+    """Write config.json, or check that the run was begun with the same recipe."""
+    path = run / "config.json"
+    if not path.exists():
+        values = {"kind": kind, "recipe": to_dict(config), **more, "versions": versions()}
+        write_json(path, values)
+        return values
+    before = read_json(path, "a run")
+    if before["kind"] != kind:
+        raise UserError(f"{run} is a run of another kind: {before['kind']}")
+    different = _differences(before["recipe"], to_dict(config))
+    if different:
+        raise UserError(
+            f"{run} was begun with other settings ({', '.join(different[:4])}): choose another "
+            "folder, or continue it as it is with --resume"
+        )
+    return before
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | now.keys())
+            for difference in _differences(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if before == now else [f"{name} {before} not {now}"]
