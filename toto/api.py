@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Toto:
         self.view = View(details["stride"], details["size"])
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> Self:
+    def load(cls, path: Path, device: str = "auto") -> "Toto":
         """See `toto.load`."""
         folder = path / "model" if (path / "model" / "config.json").exists() else path
         model, details = load_model(folder)
@@ -82,9 +82,7 @@ class Toto:
         tokens = self.vocabulary.sequence(codes.cpu().numpy(), "video", len(codes))
         inputs = torch.from_numpy(tokens[None, :-1]).to(self.device)
         with torch.no_grad():
-            hidden = self.model.hidden_states(
-                inputs, pick_layers(layers, self.model.size.layers)
-            )
+            hidden = self.model.hidden_states(inputs, pick_layers(layers, self.model.size.layers))
         return {layer: states[0, 1:] for layer, states in hidden.items()}
 
     def predict(

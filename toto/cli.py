@@ -113,23 +113,40 @@ def _one_line(box: str, prog: str) -> str:
     return f"{message} ({prog} --help says what there is)"
 
 
+@dataclass(frozen=True)
+class _Pretrain:
+    recipe: OmitArgPrefixes[Pretrain]
+    run: Path
+    """folder of the run; begun there before, it goes on"""
+
+    def start(self) -> Path:
+        from toto.training.runs import pretrain
+
+        pretrain(self.recipe, self.run)
+        return self.run / "model"
+
+
+@dataclass(frozen=True)
+class _TrainTokenizer:
+    recipe: OmitArgPrefixes[TrainDVAE]
+    run: Path
+    """folder of the run; begun there before, it goes on"""
+    workers: int = 2
+    """processes that decode media"""
+
+    def start(self) -> Path:
+        from toto.training.runs import train_tokenizer
+
+        train_tokenizer(self.recipe, self.run, self.workers)
+        return self.run / "tokenizer"
+
+
 def _recipe_command(
     about: str,
-    kind: type,
+    kind: type[_Pretrain] | type[_TrainTokenizer],
     recipes: Mapping[str, Callable[[], Any]],
-    run_command: Callable[[Any, Path, int], Path],
 ) -> Command:
     """A command `RECIPE --run DIR`, any field of the recipe overridden, or `--resume DIR`."""
-
-    @dataclass(frozen=True)
-    class Arguments:
-        recipe: OmitArgPrefixes[Any]
-        run: Path
-        """folder of the run; begun there before, it goes on"""
-        workers: int = 2
-        """processes that decode media"""
-
-    Arguments.__annotations__["recipe"] = OmitArgPrefixes[kind]  # type: ignore[index]
 
     def command(arguments: list[str], prog: str) -> None:
         if arguments[:1] == ["--resume"]:
@@ -148,26 +165,11 @@ def _recipe_command(
             return
         if name not in recipes:
             raise unknown("recipe", name, recipes)
-        default = Arguments(recipe=recipes[name](), run=tyro.MISSING)
-        chosen = _parse(Arguments, arguments[1:], f"{prog} {name}", default)
-        print(run_command(chosen.recipe, chosen.run, chosen.workers))
+        default = kind(recipe=recipes[name](), run=tyro.MISSING)
+        print(_parse(kind, arguments[1:], f"{prog} {name}", default).start())
 
     command.__doc__ = about
     return command
-
-
-def _pretrain(config: Pretrain, run: Path, workers: int) -> Path:
-    from toto.training.runs import pretrain
-
-    pretrain(config, run)
-    return run / "model"
-
-
-def _train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> Path:
-    from toto.training.runs import train_tokenizer
-
-    train_tokenizer(config, run, workers)
-    return run / "tokenizer"
 
 
 def world_make(
@@ -323,7 +325,7 @@ def features(
         workers: processes that decode
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
-    from toto.probing.export import export_features
+    from toto.tasks.features import export_features
 
     export_features(*_model_and_tokens(model, source, out, workers, device), out, layers, pool)
     print(out)
@@ -422,17 +424,15 @@ COMMANDS: dict[str, Command] = {
     "world make": _command(world_make),
     "tokenizer train": _recipe_command(
         "Train a tokenizer on the frames of a source.",
-        TrainDVAE,
+        _TrainTokenizer,
         tokenizer_recipes.RECIPES,
-        _train_tokenizer,
     ),
     "tokenize": _command(tokenize),
     "inspect": _command(inspect),
     "pretrain": _recipe_command(
         "Train a model to predict the next token.",
-        Pretrain,
+        _Pretrain,
         pretrain_recipes.RECIPES,
-        _pretrain,
     ),
     "generate": _command(generate),
     "features": _command(features),

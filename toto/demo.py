@@ -200,7 +200,9 @@ def _generate(settings: Demo, dataset: TokenDataset, out: Path) -> int:
     loaded = Toto.load(out / "pretrain")
     items = _held_out(settings, dataset)[: settings.futures]
     prompt = min(settings.prompt, *(item.frames for item in items))
-    known = torch.from_numpy(np.stack([dataset.codes(item, 0, prompt) for item in items]).astype("i8"))
+    known = torch.from_numpy(
+        np.stack([dataset.codes(item, 0, prompt) for item in items]).astype("i8")
+    )
     future = settings.pretrain.frames - prompt
     with progress("imagine", future, "frames") as advance:
         codes = continue_codes(
@@ -296,13 +298,13 @@ def _losses(
     return pairs[0], pairs[1], np.nanmean(by_position, axis=0)
 
 
-def _tokenizer_quality(
-    settings: Demo, loaded: Toto, dataset: TokenDataset
-) -> TokenizerQuality:
+def _tokenizer_quality(settings: Demo, loaded: Toto, dataset: TokenDataset) -> TokenizerQuality:
     view = _view(settings)
     items = _held_out(settings, dataset)[:64]
     frames = torch.from_numpy(
-        np.concatenate([read_clip(item.path, i % item.frames, 1, view) for i, item in enumerate(items)])
+        np.concatenate(
+            [read_clip(item.path, i % item.frames, 1, view) for i, item in enumerate(items)]
+        )
     )
     codes = loaded.tokenize(frames.numpy())
     made = loaded.tokenizer.decode(codes).cpu()

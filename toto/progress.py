@@ -33,15 +33,15 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s", style="cyan")
+        return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s", "cyan", no_wrap=True)
 
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
     """Show a bar for `total` units of work, `done` of them finished already."""
     columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         _Rate(unit),
         TimeElapsedColumn(),

@@ -90,5 +90,7 @@ def probe_splits(
     ):
         if not len(rows):
             raise UserError(f"{dataset.folder} has too few labelled items: none to {what} on")
-    chosen, kept = (item_clips(dataset, rows, frames) for rows in (train[chosen_by], train[~chosen_by]))
+    chosen, kept = (
+        item_clips(dataset, rows, frames) for rows in (train[chosen_by], train[~chosen_by])
+    )
     return kept, chosen, item_clips(dataset, test, frames), class_names(dataset, train)

@@ -91,10 +91,7 @@ class Encoder(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the last convolution reads, `(n, channels, rows, cols)`."""
-        x = self._fold(x)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.blocks.output.relu(x)
+        return F.relu(self.blocks[:-1](self._fold(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self._fold(x))
@@ -146,7 +143,7 @@ class DVAE(nn.Module):
         A code's logit becomes the scaled distance to its centroid. From random weights a small run
         spends most of its steps on finding codes that are used at all.
         """
-        output = self.encoder.blocks.output.conv
+        output = cast(Conv2d, self.encoder.get_submodule("blocks.output.conv"))
         features = self.encoder.features(to_mapped(frames)).movedim(1, -1).flatten(0, 2)
         centroids, error = kmeans(features, self.codebook_size, rounds)
         output.w.copy_((centroids / error)[:, :, None, None])
@@ -240,7 +237,7 @@ def kl_to_uniform(logits: Float[Tensor, "n codes rows cols"]) -> Float[Tensor, "
 
 
 def usage_kl(logits: Float[Tensor, "n codes rows cols"]) -> Float[Tensor, ""]:
-    """KL from the batch's mean posterior to the uniform prior: how unevenly codes are used, nats."""
+    """KL from a batch's mean posterior to the uniform prior: how unevenly codes are used; nats."""
     usage = F.softmax(logits, dim=1).mean(dim=(0, 2, 3))
     return (usage * torch.log(usage + 1e-12)).sum() + math.log(logits.shape[1])
 

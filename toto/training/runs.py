@@ -49,9 +49,7 @@ def pretrain(config: Pretrain, run: Path) -> None:
     """
     with only_writer(run):
         manifests = _frozen(config, run)
-        objective = NextToken(
-            config, Sequences(manifests.train), Sequences(manifests.validation)
-        )
+        objective = NextToken(config, Sequences(manifests.train), Sequences(manifests.validation))
         train(objective, config.loop, run, "pre-train")
 
 
@@ -140,6 +138,8 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
         return [
             difference
             for key in sorted(before.keys() | now.keys())
-            for difference in _differences(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+            for difference in _differences(
+                before.get(key), now.get(key), f"{name}.{key}".strip(".")
+            )
         ]
     return [] if before == now else [f"{name} {before} not {now}"]

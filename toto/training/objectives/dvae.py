@@ -1,6 +1,7 @@
 """The discrete VAE's relaxed evidence bound (Ramesh et al. 2021, section 2.1 and appendix A)."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,7 +37,9 @@ class TrainDVAEObjective:
             self.dvae.init_codes(torch.from_numpy(train[np.sort(first)]))
         self.mean = AveragedModel(self.dvae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.modules = nn.ModuleDict({"dvae": self.dvae, "mean": self.mean})
-        self.phases: tuple[Phase, ...] = (Phase("dvae", self.modules["dvae"], config.optimizer, self.loss),)
+        self.phases: tuple[Phase, ...] = (
+            Phase("dvae", self.modules["dvae"], config.optimizer, self.loss),
+        )
 
     def batches(self, step: int) -> list[Batch]:
         count, size = self.config.batch, len(self.train)
@@ -88,11 +91,11 @@ class TrainDVAEObjective:
 
     def validate(self) -> dict[str, float]:
         """How well held-out frames survive being tokenized, and how the codes are used."""
-        tokenizer: DVAE = self.mean.module
+        tokenizer = cast(DVAE, self.mean.module)
         device = next(tokenizer.parameters()).device
         codes, error = [], []
-        for frames in torch.from_numpy(self.held_out).split(64):
-            frames = frames.to(device)
+        for rows in np.array_split(np.arange(len(self.held_out)), -(-len(self.held_out) // 64)):
+            frames = torch.from_numpy(self.held_out[rows]).to(device)
             codes.append(tokenizer.encode(frames))
             error.append(psnr(frames, tokenizer.decode(codes[-1])))
         used, perplexity = usage(torch.cat(codes), tokenizer.codebook_size)
@@ -103,4 +106,4 @@ class TrainDVAEObjective:
         }
 
     def save(self, run: Path) -> None:
-        self.mean.module.save(run / "tokenizer")
+        cast(DVAE, self.mean.module).save(run / "tokenizer")

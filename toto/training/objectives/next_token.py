@@ -25,7 +25,9 @@ class NextToken:
         torch.manual_seed(config.loop.seed)
         self.model = Llama(config.model, train.vocabulary.size)
         self.modules = nn.ModuleDict({"model": self.model})
-        self.phases: tuple[Phase, ...] = (Phase("model", self.modules, config.optimizer, self.loss),)
+        self.phases: tuple[Phase, ...] = (
+            Phase("model", self.modules, config.optimizer, self.loss),
+        )
 
     def frames(self, step: int) -> int:
         """Frames of the sequences of a step, by the curriculum."""

@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN = .venv/bin
+PART ?= tests
+
+.PHONY: setup demo test test-slow check gpu
+
+.venv/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+setup: .venv/done  ## the virtual environment
+
+demo: setup  ## the main job in small; writes runs/demo/report.html
+	$(BIN)/toto demo
+
+test: setup  ## everything that takes seconds
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## everything that takes minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: setup  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+gpu:  ## one part on a GPU machine, with the Python that holds its PyTorch: PART=tests|pretrain
+	PYTHONPATH=$(CURDIR) $(PYTHON) benchmarks/gpu.py $(PART)

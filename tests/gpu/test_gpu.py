@@ -1,0 +1,103 @@
+"""The spine on one GPU: what a CPU says, a GPU says too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toto.generation.sampling import Sampling, sample
+from toto.models.llama import Llama
+from toto.models.sizes import LlamaSize
+from toto.tokenizers.dvae import DVAE
+from toto.tokenizers.sizes import DVAESize
+from toto.tokens.vocabulary import VIDEO, Vocabulary
+from toto.training.config import AdamW, Loop, TrainDVAE
+from toto.training.loop import train
+from toto.training.metrics import read_metrics
+from toto.training.objectives.dvae import TrainDVAEObjective
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+SIZE = LlamaSize(width=128, layers=3, heads=2, mlp_width=256)
+VOCABULARY = Vocabulary(codebook_size=60, rows=4, cols=4)
+
+
+def model(seed: int = 0) -> Llama:
+    torch.manual_seed(seed)
+    return Llama(SIZE, VOCABULARY.size).eval().requires_grad_(False)
+
+
+def test_logits_equal_the_cpus() -> None:
+    tokens = torch.randint(0, VOCABULARY.size, (2, 130))
+    there = model()
+    here = there(tokens)
+    torch.testing.assert_close(there.cuda()(tokens.cuda()).cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+def test_cached_sampling_equals_uncached() -> None:
+    prompt = torch.full((2, 1), VIDEO, device="cuda")
+    drawn = [
+        sample(model().cuda(), VOCABULARY, prompt, 64, Sampling(seed=3), cached=cached)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_codes_equal_the_cpus() -> None:
+    torch.manual_seed(0)
+    tokenizer = DVAE(DVAESize(codebook_size=64, width=32, groups=2, patch=2)).eval()
+    frames = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    here = tokenizer.encode(frames)
+    there = tokenizer.cuda().encode(frames.cuda()).cpu()
+    assert (here == there).float().mean() > 0.99
+
+
+def objective(steps: int, compile_: bool) -> TrainDVAEObjective:
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
+    config = TrainDVAE(
+        tokenizer=DVAESize(codebook_size=64, width=32, groups=2, patch=2),
+        loop=Loop(
+            steps=steps, log_every=1, checkpoint_every=5, deterministic=True, compile=compile_
+        ),
+        optimizer=AdamW(warmup_steps=2),
+        size=32,
+        batch=16,
+        micro_batch=16,
+    )
+    return TrainDVAEObjective(config, frames, frames[:8])
+
+
+@pytest.mark.parametrize("compile_", [False, True])
+def test_training_goes_on_where_it_stopped(tmp_path: Path, compile_: bool) -> None:
+    whole = objective(10, compile_)
+    train(whole, whole.config.loop, tmp_path / "whole", "whole")
+    # Half of the same run: its schedule is the whole run's.
+    half = objective(10, compile_)
+    stop_after(half, 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(half, half.config.loop, tmp_path / "parts", "half")
+    rest = objective(10, compile_)
+    train(rest, rest.config.loop, tmp_path / "parts", "rest")
+    losses = [
+        [row["loss"] for row in read_metrics(tmp_path / run) if "loss" in row]
+        for run in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+    for a, b in zip(whole.dvae.parameters(), rest.dvae.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def stop_after(objective: TrainDVAEObjective, steps: int) -> None:
+    after_step = objective.after_step
+
+    def stop(step: int) -> None:
+        if step == steps:
+            raise KeyboardInterrupt
+        after_step(step)
+
+    objective.after_step = stop  # type: ignore[method-assign]
