@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--name", default="pretrain")
     arguments = parser.parse_args()
     shapes = {"demo": demo().model, "base": BASE, "large": LARGE, "1b": ONE_B}
-    micro_batches = {"demo": 8, "base": 16, "large": 16, "1b": 8}
+    micro_batches = {"demo": 8, "base": 16, "large": 16, "1b": 4}
     rows: list[dict[str, Any]] = []
     for size in arguments.sizes:
         for contender, measure in CONTENDERS.items():

@@ -82,3 +82,33 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object")
     return values
+
+
+def begin(path: Path, settings: Mapping[str, Any]) -> None:
+    """Record in `path` what a folder is made with, or check that it was begun with the same.
+
+    Raises:
+        UserError: it was begun with other settings.
+    """
+    now = to_dict(settings)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, now)
+        return
+    different = differences(read_json(path, "a folder of ours"), now)
+    if different:
+        raise UserError(
+            f"{path.parent} was begun with other settings ({', '.join(different[:4])}): "
+            "choose another folder"
+        )
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, each in a few words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | now.keys())
+            for difference in differences(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if before == now else [f"{name} {before}, not {now}"]

@@ -15,8 +15,7 @@ import torch
 
 from toto import __version__
 from toto.api import Toto
-from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
-from toto.errors import UserError
+from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.files import only_writer
 from toto.generation.continuation import continue_codes
 from toto.generation.sampling import Sampling
@@ -76,16 +75,10 @@ class _Stages:
     """The stages that are done, each recorded in `stages/NAME.json` when it ends."""
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.fingerprint = out / "stages", fingerprint(settings)
+        self.folder = out / "stages"
         self.records: list[Stage] = []
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "settings.json"
-        if not path.exists():
-            write_json(path, settings)
-        elif read_json(path, "a demo") != settings:
-            raise UserError(
-                f"{out} was made with other settings (they are in {path}): choose another --out"
-            )
+        begin(out / "config.json", settings)
 
     def run(self, name: str, unit: str, stage: Callable[[], int]) -> None:
         """Run a stage, which returns how many `unit` it handled, unless it is done."""

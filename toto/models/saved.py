@@ -6,18 +6,28 @@ model.safetensors         weights under Hugging Face's names
 tokenizer/                the visual tokenizer
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from toto.config import from_dict, read_json, write_json
 from toto.errors import UserError
 from toto.files import folder_atomically
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """16 hex digits of a module's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_model(model: Llama, details: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:

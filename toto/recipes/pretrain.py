@@ -12,12 +12,16 @@ def demo() -> Pretrain:
     About three minutes on 2 CPU cores.
     """
     return Pretrain(
-        model=LlamaSize(width=128, layers=5, heads=2, mlp_width=384),
-        loop=Loop(steps=600, log_every=10, validate_every=300, checkpoint_every=100),
-        optimizer=AdamW(learning_rate=5e-3, warmup_steps=40, final_fraction=0.02),
-        batch=8,
-        micro_batch=8,
-        curriculum=((0.75, 3),),
+        model=LlamaSize(width=128, layers=3, heads=2, mlp_width=384, init_std=0.08),
+        loop=Loop(steps=4200, log_every=20, validate_every=2100, checkpoint_every=700),
+        optimizer=AdamW(
+            learning_rate=1.5e-3, warmup_steps=100, final_fraction=0.02, betas=(0.9, 0.98)
+        ),
+        # Whole clips alone, or more of them in a step, find out much later that most of a frame
+        # is a copy of the one before (docs/log.md).
+        batch=1,
+        micro_batch=1,
+        curriculum=((0.4, 4), (0.7, 8)),
         validation_fraction=0.1,
         validation_sequences=150,
     )

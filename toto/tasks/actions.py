@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toto.config import from_dict, read_json, write_json
+from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.files import only_writer
 from toto.media.video import read_clip
 from toto.media.view import View
 from toto.models.llama import Llama
+from toto.models.saved import weights_fingerprint
 from toto.probing.clips import Clips, probe_splits
 from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import AttentionPool
@@ -64,9 +65,17 @@ def probe_actions(
     """Train attention probes on every layer of `model` and read them on the test clips.
 
     Raises:
-        UserError: labels are missing, or there are too few clips.
+        UserError: labels are missing, there are too few clips, or `out` was begun with another
+            model, other data or other settings.
     """
+    question = {
+        "model": weights_fingerprint(model),
+        "data": dataset.fingerprint,
+        "frames": frames,
+        "training": to_dict(config),
+    }
     with only_writer(out):
+        begin(out / "config.json", question)
         if (out / "result.json").exists():
             return from_dict(ActionResult, read_json(out / "result.json", "a result"), str(out))
         *parts, classes = probe_splits(dataset, config.held_out, frames)

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from toto.api import Toto
-from toto.config import read_json, write_json
+from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
+from toto.models.saved import weights_fingerprint
 from toto.probing.clips import item_clips
 from toto.probing.features import FrozenFeatures, pick_layers
 from toto.progress import progress
@@ -37,12 +38,14 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
         raise UserError(f"pool {pool!r}: one of {', '.join(_POOLS)}")
     chosen = pick_layers(layers, loaded.model.size.layers)
     clips = item_clips(dataset, np.arange(len(dataset)), loaded.frames)
-    settings = {"layers": chosen, "pool": pool, "data": dataset.fingerprint}
+    settings = {
+        "model": weights_fingerprint(loaded.model),
+        "data": dataset.fingerprint,
+        "layers": chosen,
+        "pool": pool,
+    }
     with only_writer(out):
-        if not (out / "features.json").exists():
-            write_json(out / "features.json", settings)
-        elif (before := read_json(out / "features.json", "features")) != settings:
-            raise UserError(f"{out} holds other features ({before}): choose another folder")
+        begin(out / "features.json", settings)
         features = FrozenFeatures(loaded.model, clips.tokens, chosen)
         with progress("features", len(clips), "clips") as advance:
             for number, rows in enumerate(torch.arange(len(clips)).split(_CLIPS)):

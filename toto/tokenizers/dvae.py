@@ -3,7 +3,6 @@
 Module and parameter names are those of the official release, so that its weights load as they are.
 """
 
-import hashlib
 import math
 from collections import OrderedDict
 from functools import cached_property
@@ -16,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toto.config import from_dict, read_json, to_dict, write_json
+from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
+from toto.models.saved import weights_fingerprint
 from toto.tokenizers.sizes import DVAESize
 
 # Pixels are squeezed into [EPSILON, 1 - EPSILON], where the logit-Laplace density is defined.
@@ -172,10 +172,7 @@ class DVAE(nn.Module):
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of weights and configuration: equal codes need equal fingerprints."""
-        digest = hashlib.sha256(str(to_dict(self.size)).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint([to_dict(self.size), weights_fingerprint(self)])
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""

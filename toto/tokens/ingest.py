@@ -22,6 +22,9 @@ from toto.progress import progress
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokens.store import ROWS, VERSION, TokenDataset, checksum, merge_rows, shard_path
 
+# What a kill can leave of a data set that has no dataset.json yet.
+_OURS = {".lock", "shards", "tokenizer", ".tokenizer.partial", ".dataset.json.partial"}
+
 
 @dataclass(frozen=True)
 class Ingest:
@@ -60,6 +63,8 @@ def ingest(
             f"size {settings.view.size}: {tokenizer_folder} needs a multiple of "
             f"{tokenizer.downsample}"
         )
+    if tokenizer.codebook_size > 2**16:
+        raise UserError(f"{tokenizer_folder} has {tokenizer.codebook_size} codes: 65,536 at most")
     info = _describe(items, tokenizer, settings, command)
     with only_writer(out):
         _begin(out, info, tokenizer_folder)
@@ -102,7 +107,9 @@ def _begin(out: Path, info: dict[str, Any], tokenizer_folder: Path) -> None:
                     "choose another folder or remove it"
                 )
         return
-    (out / "shards").mkdir(parents=True, exist_ok=True)
+    if any(path.name not in _OURS for path in out.iterdir()):
+        raise UserError(f"{out} holds something else: choose another folder")
+    (out / "shards").mkdir(exist_ok=True)
     with folder_atomically(out / "tokenizer") as partial:
         shutil.copytree(tokenizer_folder, partial, dirs_exist_ok=True)
     write_json(path, info)

@@ -22,18 +22,22 @@ _BLOCK = 1000
 def select(dataset: TokenDataset, split: str, fraction: float) -> Int[np.ndarray, " items"]:
     """Index rows of the items that belong to a split ("train", "validation" or "test").
 
-    A data set that names splits is taken at its word ("val" is validation). In one that names none,
-    a hash of the item's key puts `fraction` of the items, and at least one, into validation.
+    A data set that names splits is taken at its word ("val" is validation). Where it names no
+    validation, a hash of the key puts `fraction` of the training items there: at least one, which
+    in a data set too small for its fraction is the one with the smallest hash.
     """
-    splits = dataset.column("split")
-    if any(name is not None for name in splits):
-        named = {"train": "train", "validation": "val", "test": "test"}[split]
-        return np.flatnonzero(splits == named)
-    keys = dataset.column("key")
-    held_out = np.array([in_validation(key, fraction) for key in keys])
+    names = dataset.column("split")
+    named = {split for split in names if split is not None}
+    if split == "test" or (split == "validation" and "val" in named):
+        return np.flatnonzero(names == {"test": "test", "validation": "val"}[split])
+    train = np.flatnonzero(names == "train") if named else np.arange(len(names))
+    if "val" in named:
+        return train
+    keys = dataset.column("key")[train]
+    held_out = np.array([in_validation(key, fraction) for key in keys], bool)
     if not held_out.any() and len(keys) > 1:
         held_out[min(range(len(keys)), key=lambda i: key_of("split", keys[i]))] = True
-    return np.flatnonzero({"train": ~held_out, "validation": held_out}.get(split, held_out & False))
+    return train[held_out if split == "validation" else ~held_out]
 
 
 class _Source:

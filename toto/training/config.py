@@ -140,7 +140,7 @@ class TrainDVAE:
     kl_steps: int = 5000
     """steps of the cosine from 0 to kl_weight"""
     usage_weight: float = 0.0
-    """weight of the KL from the mean posterior of a batch to the uniform prior"""
+    """weight of the KL from the mean posterior of a micro-batch to the uniform prior"""
     least_log_scale: float = -20.0
     """lower bound of the likelihood's log scale: a higher one keeps flat backgrounds, which can be
     predicted almost exactly, from outweighing everything else"""

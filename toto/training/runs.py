@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toto.config import from_dict, read_json, to_dict, write_json
+from toto.config import differences, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
 from toto.files import only_writer
 from toto.media.frame_pool import frame_pool
@@ -117,29 +117,14 @@ def resume(run: Path, workers: int = 2) -> None:
 def _begin(kind: str, config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:
     """Write config.json, or check that the run was begun with the same recipe."""
     path = run / "config.json"
+    values = {"kind": kind, "recipe": to_dict(config)}
     if not path.exists():
-        values = {"kind": kind, "recipe": to_dict(config), **more, "versions": versions()}
-        write_json(path, values)
-        return values
+        write_json(path, values | more | {"versions": versions()})
     before = read_json(path, "a run")
-    if before["kind"] != kind:
-        raise UserError(f"{run} is a run of another kind: {before['kind']}")
-    different = _differences(before["recipe"], to_dict(config))
+    different = differences({name: before.get(name) for name in values}, values)
     if different:
         raise UserError(
             f"{run} was begun with other settings ({', '.join(different[:4])}): choose another "
             "folder, or continue it as it is with --resume"
         )
     return before
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in sorted(before.keys() | now.keys())
-            for difference in _differences(
-                before.get(key), now.get(key), f"{name}.{key}".strip(".")
-            )
-        ]
-    return [] if before == now else [f"{name} {before} not {now}"]

@@ -33,7 +33,9 @@ class TrainDVAEObjective:
         torch.manual_seed(config.loop.seed)
         self.dvae = DVAE(config.tokenizer)
         if config.init_frames:
-            first = permute(np.arange(config.init_frames), len(train), config.loop.seed)
+            first = permute(
+                np.arange(min(config.init_frames, len(train))), len(train), config.loop.seed
+            )
             self.dvae.init_codes(torch.from_numpy(train[np.sort(first)]))
         self.mean = AveragedModel(self.dvae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.modules = nn.ModuleDict({"dvae": self.dvae, "mean": self.mean})
