@@ -59,7 +59,7 @@ def test_a_second_process_on_the_same_run_is_refused(recipe, tmp_path):
 def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
     pretrain(recipe, tmp_path)
     before = weights(tmp_path)
-    with pytest.raises(UserError, match="micro_batch 4 not 2"):
+    with pytest.raises(UserError, match="micro_batch 4, not 2"):
         pretrain(replace(recipe, micro_batch=2), tmp_path)
     with pytest.raises(UserError, match="another kind"):
         train_tokenizer(TRAIN_DVAE, tmp_path, 0)
