@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, UInt8

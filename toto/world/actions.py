@@ -46,10 +46,10 @@ class _Plan:
     """Everything random about a scene but the places of its solids."""
 
     shapes: tuple[Shape, ...]
-    radii: Float64[np.ndarray, "solids"]
+    radii: Float64[np.ndarray, " solids"]
     colours: tuple[str, ...]
     materials: tuple[Material, ...]
-    yaws: Float64[np.ndarray, "solids"]
+    yaws: Float64[np.ndarray, " solids"]
     slider: int
     lifted: int
     covered: bool  # whether the small solid is under the cone from the start
@@ -148,7 +148,7 @@ def _ways(
 
 def _stand_apart(
     plan: _Plan, places: Float64[np.ndarray, "batch solids 3"], camera: Camera
-) -> Bool[np.ndarray, "batch"]:
+) -> Bool[np.ndarray, " batch"]:
     """No two solids touch on the floor, and none stands behind another in the image."""
     i, j = np.triu_indices(len(plan.radii), 1)
     floor = np.linalg.norm(places[:, i, :2] - places[:, j, :2], axis=-1)
@@ -162,7 +162,7 @@ def _stand_apart(
 
 def _way_is_free(
     plan: _Plan, places: Float64[np.ndarray, "batch solids 3"], camera: Camera
-) -> Bool[np.ndarray, "batch"]:
+) -> Bool[np.ndarray, " batch"]:
     """Nothing stands in the way of any movement; a carried cone passes over what is low."""
     ways = _ways(plan, places, camera)
     tall = [j for j in range(len(plan.radii)) if 2 * places[0, j, 2] > plan.height - _PASSING]
@@ -183,7 +183,7 @@ def _clear(
     start: Float64[np.ndarray, "batch 3"],
     end: Float64[np.ndarray, "batch 3"],
     others: list[int],
-) -> Bool[np.ndarray, "batch"]:
+) -> Bool[np.ndarray, " batch"]:
     """Whether `who` can go straight from `start` to `end` without touching `others`."""
     others = [j for j in others if j != who]
     way = (end - start)[:, None, :2]
@@ -195,7 +195,7 @@ def _clear(
 
 def _stays_in_view(
     plan: _Plan, places: Float64[np.ndarray, "batch solids 3"], camera: Camera
-) -> Bool[np.ndarray, "batch"]:
+) -> Bool[np.ndarray, " batch"]:
     """Every solid is inside the image at rest and at both ends of every movement."""
     stations = [(i, places[:, i]) for i in range(len(plan.radii))]
     for action, (who, start, end) in _ways(plan, places, camera).items():

@@ -16,7 +16,7 @@ class Span:
     start: int
     length: int
 
-    def phase(self, frames: int) -> Float64[np.ndarray, "frames"]:
+    def phase(self, frames: int) -> Float64[np.ndarray, " frames"]:
         """How much of the movement's time has passed in each frame, 0 to 1."""
         return np.clip((np.arange(frames) - self.start) / self.length, 0.0, 1.0)
 
@@ -48,7 +48,7 @@ def pick_place(
     return positions
 
 
-def upright(yaw: Float64[np.ndarray, "frames"]) -> Float64[np.ndarray, "frames 3 3"]:
+def upright(yaw: Float64[np.ndarray, " frames"]) -> Float64[np.ndarray, "frames 3 3"]:
     """Rotations by `yaw` (radians) about the vertical axis."""
     rotations = np.zeros((len(yaw), 3, 3))
     rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(yaw)

@@ -106,7 +106,7 @@ def floor_light(
     return (near + far * (end - near)) * pool
 
 
-def shadow_margin(solid: Solid, frames: slice) -> Float64[np.ndarray, "frames"]:
+def shadow_margin(solid: Solid, frames: slice) -> Float64[np.ndarray, " frames"]:
     """How far a solid's shadow reaches beyond its outline, in world units."""
     return np.maximum(_edge(_gap(solid, frames)), _CONTACT_EDGE)
 
@@ -134,13 +134,13 @@ def shadow(
     return (1 - np.float32(_CAST) * cast) * (1 - strength * contact)
 
 
-def _gap(solid: Solid, frames: slice) -> Float64[np.ndarray, "frames"]:
+def _gap(solid: Solid, frames: slice) -> Float64[np.ndarray, " frames"]:
     """How high the lowest point of a solid is above the floor."""
     down = -solid.trajectory.rotations[frames, 2]
     return solid.trajectory.positions[frames, 2] - support(solid.shape, solid.extents, down)
 
 
-def _edge(gap: Float64[np.ndarray, "frames"]) -> Float64[np.ndarray, "frames"]:
+def _edge(gap: Float64[np.ndarray, " frames"]) -> Float64[np.ndarray, "frames"]:
     return _CAST_EDGE + 0.16 * np.maximum(gap, 0)
 
 
