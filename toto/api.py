@@ -101,8 +101,15 @@ class Toto:
             prompt: how many of the video's first kept frames to read; by default half a clip.
             sampling: how codes are drawn; by default from the model's own distribution.
             on_frame: called after each frame.
+
+        Raises:
+            toto.errors.UserError: `frames` or `prompt` is not positive.
+            toto.errors.MediaError: the file cannot be read.
         """
-        codes = self._clip(video, prompt or self.frames // 2)
+        prompt = max(self.frames // 2, 1) if prompt is None else prompt
+        if prompt < 1:
+            raise UserError(f"prompt {prompt}: at least 1 frame")
+        codes = self._clip(video, prompt)
         future = continue_codes(
             self.model,
             self.vocabulary,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -23,6 +23,8 @@ from toto.training.config import Pretrain, TrainDVAE
 
 # What a machine, and no mistake or bug, does to a run.
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES}
+# A path that was given is a file where a folder is needed, or the other way round.
+_PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 def main() -> None:
@@ -37,6 +39,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _stop("interrupted; run it again to continue", 130)
     except OSError as error:
+        if error.errno in _PATHS:
+            _stop(f"{error.filename}: {error.strerror}", 2)
         if error.errno not in _MACHINE:
             raise
         _stop(f"{error.strerror}: {error.filename or ''}; run it again to continue", 1)
@@ -58,7 +62,7 @@ def _dispatch(arguments: list[str]) -> None:
             return
     same = [name for name in COMMANDS if name.split()[0] == arguments[0]]
     if same:
-        raise UserError(f"toto {arguments[0]}: one of {', '.join(same)}")
+        raise UserError(f"no command {' '.join(arguments[:2])!r}: there is {', '.join(same)}")
     raise unknown("command", arguments[0], COMMANDS)
 
 
@@ -114,7 +118,14 @@ def _one_line(box: str, prog: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Resumed:
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """folder of the run, which goes on with the settings it was begun with"""
+
+
+@dataclass(frozen=True)
 class _Pretrain:
+    result: ClassVar[str] = "model"
     recipe: OmitArgPrefixes[Pretrain]
     run: Path
     """folder of the run; begun there before, it goes on"""
@@ -123,11 +134,12 @@ class _Pretrain:
         from toto.training.runs import pretrain
 
         pretrain(self.recipe, self.run)
-        return self.run / "model"
+        return self.run / self.result
 
 
 @dataclass(frozen=True)
 class _TrainTokenizer:
+    result: ClassVar[str] = "tokenizer"
     recipe: OmitArgPrefixes[TrainDVAE]
     run: Path
     """folder of the run; begun there before, it goes on"""
@@ -138,7 +150,7 @@ class _TrainTokenizer:
         from toto.training.runs import train_tokenizer
 
         train_tokenizer(self.recipe, self.run, self.workers)
-        return self.run / "tokenizer"
+        return self.run / self.result
 
 
 def _recipe_command(
@@ -152,9 +164,9 @@ def _recipe_command(
         if arguments[:1] == ["--resume"]:
             from toto.training.runs import resume
 
-            run = _parse(Path, arguments[1:], f"{prog} --resume")
+            run = _parse(_Resumed, arguments[1:], f"{prog} --resume").run
             resume(run)
-            print(run)
+            print(run / kind.result)
             return
         name = arguments[0] if arguments else "--help"
         if name in ("-h", "--help"):
@@ -173,8 +185,8 @@ def _recipe_command(
 
 
 def world_make(
-    layout: Positional[str],
-    out: Positional[Path],
+    layout: Annotated[Positional[str], tyro.conf.arg(metavar="LAYOUT")],
+    out: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")],
     count: int = 1000,
     seed: int = 0,
     size: int = 128,
@@ -203,7 +215,7 @@ def world_make(
 
 
 def tokenize(
-    source: Positional[tuple[str, ...]],
+    source: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE")],
     tokenizer: Path,
     out: Path,
     size: int = 128,
@@ -243,7 +255,9 @@ def tokenize(
     print(out)
 
 
-def inspect(path: Positional[Path], deep: bool = False) -> None:
+def inspect(
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")], deep: bool = False
+) -> None:
     """Say what a folder or file of ours holds.
 
     Args:
@@ -256,7 +270,7 @@ def inspect(path: Positional[Path], deep: bool = False) -> None:
 
 
 def generate(
-    model: Positional[Path],
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
     prompt: Path,
     out: Path,
     frames: int = 8,
@@ -293,9 +307,16 @@ def generate(
     writers = {".mp4": write_video, ".gif": write_gif}
     if out.suffix not in writers:
         raise UserError(f"{out}: .mp4 or .gif can be written")
+    for name, value in (("frames", frames), ("prompt_frames", prompt_frames)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: at least 1")
     loaded = toto.load(model, device)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    seen = read_clip(str(prompt), 0, prompt_frames or loaded.frames // 2, loaded.view)
+    reads = prompt_frames or max(loaded.frames // 2, 1)
+    try:
+        seen = read_clip(str(prompt), 0, reads, loaded.view)
+    except MediaError as error:
+        raise UserError(f"{prompt}: {error}") from error
     with progress("imagine", frames, "frames") as advance:
         future = loaded.predict(seen, frames, len(seen), sampling, advance)
     read = loaded.tokenizer.decode(loaded.tokenize(seen)).cpu().numpy()
@@ -306,8 +327,8 @@ def generate(
 
 
 def features(
-    model: Positional[Path],
-    source: Positional[str],
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")],
     out: Path,
     layers: str = "all",
     pool: str = "mean",
@@ -332,8 +353,8 @@ def features(
 
 
 def probe_actions(
-    model: Positional[Path],
-    data: Positional[str],
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
     out: Path,
     epochs: int = 10,
     batch: int = 32,

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from toto.config import read_json
-from toto.errors import UserError
+from toto.errors import MediaError, UserError
 from toto.media.video import probe
 from toto.tokens.store import TokenDataset
 from toto.training.metrics import read_metrics
+
+_KINDS = "a token data set, a run, a model or a tokenizer"
 
 
 def describe(path: Path, deep: bool = False) -> str:
@@ -21,18 +23,23 @@ def describe(path: Path, deep: bool = False) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():
-        info = probe(str(path))
+        try:
+            info = probe(str(path))
+        except MediaError as error:
+            raise UserError(f"{path}: {error}") from error
         frames = "unknown" if info.frames is None else info.frames
         fps = f", {info.fps:g} frames/s" if info.fps else ""
         return f"{info.kind}, {info.width}x{info.height}, {frames} frames{fps}"
     if (path / "dataset.json").exists():
         return _dataset(path, deep)
-    config = read_json(path / "config.json", "a token data set, a run, a model or a tokenizer")
+    config = read_json(path / "config.json", _KINDS)
     if "recipe" in config:
         return _run(path, config)
     if "toto" in config:
         return _model(config)
-    return f"tokenizer {config['kind']}, fingerprint {config['fingerprint']}: {config['size']}"
+    if "fingerprint" in config:
+        return f"tokenizer {config['kind']}, fingerprint {config['fingerprint']}: {config['size']}"
+    raise UserError(f"{path} is not {_KINDS}: its config.json is another's")
 
 
 def _dataset(path: Path, deep: bool) -> str:

@@ -186,5 +186,5 @@ def _chunks(frames: int, side: int) -> Iterator[slice]:
         yield slice(start, min(start + step, frames))
 
 
-def _axis(side: int) -> Float32[np.ndarray, "side"]:
+def _axis(side: int) -> Float32[np.ndarray, " side"]:
     return ((2 * np.arange(side) + 1) / side - 1).astype(np.float32)

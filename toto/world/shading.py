@@ -140,7 +140,7 @@ def _gap(solid: Solid, frames: slice) -> Float64[np.ndarray, " frames"]:
     return solid.trajectory.positions[frames, 2] - support(solid.shape, solid.extents, down)
 
 
-def _edge(gap: Float64[np.ndarray, " frames"]) -> Float64[np.ndarray, "frames"]:
+def _edge(gap: Float64[np.ndarray, " frames"]) -> Float64[np.ndarray, " frames"]:
     return _CAST_EDGE + 0.16 * np.maximum(gap, 0)
 
 

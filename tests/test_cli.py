@@ -1,0 +1,454 @@
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import typing
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
+from tests.tiny import make_videos, save_tokenizer
+from toto import cli
+from toto.media.sources import read_sources
+from toto.media.video import read_clip
+from toto.media.view import View
+from toto.tokenizers.dvae import DVAE
+from toto.tokens.ingest import Ingest, ingest
+
+# 24 videos of 4 kept frames of 32 px: 4x4 codes of 32.
+TOKENIZER = (
+    "--steps 3 --size 32 --width 8 --codebook-size 32 --pool 64 --init-frames 40 --batch 4 "
+    "--micro-batch 2 --validation-frames 8"
+).split()
+MODEL = (
+    "--width 16 --layers 2 --mlp-width 32 --frames 4 --curriculum 0.5 2 --batch 4 --micro-batch 2"
+).split()
+SPLITS = ("train", "val", "test")
+VIDEO = "world/videos/000002.mp4"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The whole way, each command in its process; every one says where its work is, and no more."""
+    folder = tmp_path_factory.mktemp("cli")
+    world = [f"world/{split}.csv" for split in SPLITS]
+    for result, *command in (
+        ("world", *"world make actions world --count 24 --size 32 --frames 13 --workers 1".split()),
+        ("tok/tokenizer", *"tokenizer train demo --source world/train.csv".split())
+        + ("--run", "tok", *TOKENIZER, "--workers", "1"),
+        ("tokens", "tokenize", *world)
+        + tuple("--tokenizer tok/tokenizer --out tokens --size 32 --workers 1".split()),
+        ("run/model", *"pretrain demo --data tokens --run run --steps 3".split(), *MODEL),
+    ):
+        assert made(folder, *command) == [result]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mistakes(folder):
+    """Beside what is right, folders and files to be wrong about."""
+    (folder / "empty").mkdir()
+    (folder / "text.txt").write_text("no video\n")
+    make_videos(folder / "flat", [13, 13, 13, 13, 13], side=32)
+    save_tokenizer(folder / "other", seed=1)
+    shutil.copytree(folder / "tokens", folder / "unfinished")
+    (folder / "unfinished" / "index.parquet").unlink()
+    items = read_sources([str(folder / "flat")])
+    for out, tokenizer in (("unlabelled", "tok/tokenizer"), ("foreign", "other")):
+        how = Ingest(View(4, 32))
+        ingest(items, folder / tokenizer, folder / out, how, "toto tokenize", workers=0)
+    shutil.copytree(folder / "run", folder / "swapped")
+    shutil.rmtree(folder / "swapped" / "model" / "tokenizer")
+    shutil.copytree(folder / "other", folder / "swapped" / "model" / "tokenizer")
+    assert made(folder, *"features run tokens --out begun --layers 0".split()) == ["begun"]
+    return folder
+
+
+def rows_of_world(folder: Path) -> list[tuple[str, str, str]]:
+    """Key, label and split of each video, read from the CSV files by hand."""
+    names = (folder / "world" / "classes.txt").read_text().split("\n")
+    rows = []
+    for split in SPLITS:
+        for line in (folder / "world" / f"{split}.csv").read_text().splitlines():
+            path, label = line.split(" ")
+            rows.append((path, names[int(label)], split))
+    return rows
+
+
+def test_what_the_chain_made(folder):
+    rows = rows_of_world(folder)
+    assert len(rows) == 24
+    index = pq.read_table(folder / "tokens" / "index.parquet").to_pylist()
+    assert [(row["key"], row["label"], row["split"]) for row in index] == rows
+    assert [row["frames"] for row in index] == [4] * 24
+    codes = np.load(folder / "tokens" / "shards" / "00000.npy")
+    assert codes.shape == (96, 4, 4) and codes.max() < 32
+    config = json.loads((folder / "run" / "model" / "config.json").read_text())
+    assert config["hidden_size"] == 16 and config["toto"]["frames"] == 4
+    metrics = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    assert metrics[-1]["step"] == 3
+    # Every step's tokens: 4 sequences of 4 frames of 16 codes, whole or cut.
+    assert max(row.get("tokens", 0) for row in metrics) == 3 * 4 * 4 * 16
+
+
+def test_inspect(folder):
+    said = "\n".join(made(folder, "inspect", "tokens"))
+    assert "24 (24 videos)" in said and "96 kept, one in 4" in said and "4x4" in said
+    codes = np.load(folder / "tokens" / "shards" / "00000.npy")
+    assert f"{len(np.unique(codes))} of 32 codes used" in said
+    labels = [label for _, label, _ in rows_of_world(folder)]
+    for name in set(labels):
+        assert f"{name} {labels.count(name)}" in said
+    deep = "\n".join(made(folder, "inspect", "tokens", "--deep"))
+    assert "every shard as recorded" in deep
+
+    for path, words in (
+        ("run", "pretrain run, step 3 of 3"),
+        ("run/model", "width 16, 2 layers, 2 heads"),
+        ("tok", "tokenizer run, step 3 of 3"),
+        ("tok/tokenizer", "tokenizer dvae"),
+        (VIDEO, "video, 32x32, 13 frames, 30 frames/s"),
+    ):
+        assert words in "\n".join(made(folder, "inspect", path))
+
+
+def test_inspect_deep_finds_a_changed_byte(folder):
+    changed = folder / "changed"
+    shutil.copytree(folder / "tokens", changed)
+    shard = changed / "shards" / "00000.npy"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    made(folder, "inspect", "changed")
+    refused = toto(folder, "inspect", "changed", "--deep")
+    assert refused.returncode == 2 and "changed/shards/00000.npy" in refused.stderr
+
+
+def test_generate_mp4(folder):
+    out = "new/folder/future.mp4"
+    assert made(folder, "generate", "run", "--prompt", VIDEO, "--out", out, "--frames", "3") == [
+        out
+    ]
+    with av.open(str(folder / out)) as container:
+        assert container.streams.video[0].average_rate == pytest.approx(30 / 4)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    # By default half of the model's four frames are read.
+    assert np.shape(frames) == (2 + 3, 32, 32, 3)
+    tokenizer = DVAE.load(folder / "tok" / "tokenizer")
+    seen = read_clip(str(folder / VIDEO), 0, 2, View(4, 32))
+    through = tokenizer.decode(tokenizer.encode(torch.from_numpy(seen))).numpy()
+    shown = np.stack(frames[:2]).transpose(0, 3, 1, 2).astype(int)
+    assert abs(shown - through).mean() < 4  # what is left to H.264
+
+
+def test_generate_gif(folder):
+    arguments = "--frames 6 --prompt-frames 3 --temperature 0.5 --top-k 5 --top-p 0.9".split()
+    for out in ("a.gif", "b.gif"):
+        made(folder, "generate", "run/model", "--prompt", VIDEO, "--out", out, *arguments)
+    assert (folder / "a.gif").read_bytes() == (folder / "b.gif").read_bytes()
+    with Image.open(folder / "a.gif") as image:
+        assert image.size == (32, 32)
+        times = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            times.append(image.info["duration"])
+    # A frame like the one before makes that one longer. 30/4 frames/s in steps of 10 ms.
+    assert sum(times) == (3 + 6) * 130
+
+
+def test_features(folder):
+    rows = rows_of_world(folder)
+    found = {}
+    for pool in ("none", "mean", "last"):
+        out = f"features-{pool}"
+        assert made(folder, "features", "run", "tokens", "--out", out, "--pool", pool) == [out]
+        found[pool] = load_file(folder / out / "00000.safetensors")
+        table = pq.read_table(folder / out / "items.parquet").to_pylist()
+        assert [(row["key"], row["label"], row["split"]) for row in table] == rows
+        assert {row["first_frame"] for row in table} == {0}
+    names = {"layer_0", "layer_1", "layer_2"}
+    assert all(set(states) == names for states in found.values())
+    for name in names:
+        assert found["none"][name].shape == (24, 4 * 16, 16)
+        np.testing.assert_allclose(
+            found["mean"][name], found["none"][name].mean(1), rtol=1e-4, atol=1e-6
+        )
+        np.testing.assert_array_equal(found["last"][name], found["none"][name][:, -1])
+
+
+def test_features_of_media(folder):
+    """Media are tokenized as the model's own data were."""
+    made(folder, *"features run world/test.csv --out media --layers 0,2 --workers 1".split())
+    made(folder, *"features run tokens --out tokens-02 --layers 0,2".split())
+    ours = load_file(folder / "media" / "00000.safetensors")
+    all_of_them = load_file(folder / "tokens-02" / "00000.safetensors")
+    assert set(ours) == {"layer_0", "layer_2"}
+    test = [i for i, (_, _, split) in enumerate(rows_of_world(folder)) if split == "test"]
+    for name, states in ours.items():
+        np.testing.assert_allclose(states, all_of_them[name][test], rtol=1e-2, atol=1e-3)
+    assert (folder / "media" / "tokens" / "index.parquet").exists()
+
+
+def test_probe_actions(folder):
+    *table, path = made(folder, *"probe actions run tokens --out probe --epochs 1".split())
+    assert path == "probe"
+    result = json.loads((folder / "probe" / "result.json").read_text())
+    splits = [split for _, _, split in rows_of_world(folder)]
+    kept, chosen_by, test = result["clips"]
+    assert kept + chosen_by == splits.count("train") and test == splits.count("test")
+    assert result["classes"] == sorted({label for _, label, _ in rows_of_world(folder)})
+    assert len(result["test_accuracy"]) == 3
+    for layer, accuracy in enumerate(result["test_accuracy"]):
+        assert f"layer {layer:2d}  {accuracy:6.1%}" in "\n".join(table)
+
+
+MISTAKES = {
+    # command line: words of the one line that answers it
+    "nonsense": ["nonsense", "world make"],
+    "pretrian demo": ["did you mean 'pretrain'?"],
+    "world": ["world make"],
+    "world render": ["world render", "world make"],
+    "world make": ["LAYOUT", "OUT"],
+    "world make action new": ["'action'", "did you mean 'actions'?"],
+    "world make actions new --count 0": ["count 0", "at least 1"],
+    "world make actions new --size big": ["--size", "'big'"],
+    "world make actions world --count 24 --size 64": ["world", "size 32", "64"],
+    "world make actions empty/../text.txt": ["text.txt"],
+    "tokenizer train dmo --run new": ["'dmo'", "did you mean 'demo'?"],
+    "tokenizer train demo --source world": ["--run"],
+    "tokenizer train demo --run new": ["source"],
+    "tokenizer train demo --run new2 --source nowhere": ["nowhere"],
+    "tokenizer train demo --run new --source world --size 33": ["size 33", "8"],
+    "tokenizer train demo --run new --source world --batch 5 --micro-batch 2": ["batch 5", "2"],
+    "tokenizer train demo --run tok --source world --steps 4": ["tok", "steps", "1900"],
+    "tokenize nowhere --tokenizer tok/tokenizer --out new": ["nowhere"],
+    "tokenize empty --tokenizer tok/tokenizer --out new": ["empty"],
+    "tokenize world/train.csv --tokenizer empty --out new": ["empty", "not a tokenizer"],
+    "tokenize world/train.csv --tokenizer tokens --out new": ["tokens", "not a tokenizer"],
+    "tokenize world/train.csv --tokenizer run/model --out new": ["tokenizer"],
+    "tokenize world/train.csv --tokenizer tok/tokenizer --out new --size 33": ["33", "8"],
+    "tokenize world/train.csv --tokenizer tok/tokenizer --out new --stride 0": ["stride 0"],
+    "tokenize world/train.csv --tokenizer tok/tokenizer --out text.txt": ["text.txt"],
+    "tokenize world/train.csv --tokenizer tok/tokenizer --out world --size 32": ["world"],
+    "tokenize world/test.csv --tokenizer tok/tokenizer --out tokens --size 32": ["tokens"],
+    "inspect nowhere": ["nowhere"],
+    "inspect empty": ["empty"],
+    "inspect text.txt": ["text.txt"],
+    "inspect begun": ["begun"],
+    "pretrain demo --run new --data nowhere": ["nowhere", "not a token data set"],
+    "pretrain demo --run new --data run": ["run", "not a token data set"],
+    "pretrain demo --run new --data unfinished": ["unfinished", "toto tokenize", "again"],
+    "pretrain demo --run new": ["no token data set"],
+    "pretrain demo --data tokens": ["--run"],
+    "pretrain demo --run new --setps 3": ["--setps", "--steps"],
+    "pretrain demo --run new --steps three": ["--steps", "'three'"],
+    "pretrain demo --run new --steps 0": ["steps 0", "at least 1"],
+    "pretrain demo --run new --precision fp8": ["--precision", "fp32"],
+    "pretrain demo --run new --batch 5 --micro-batch 2": ["batch 5", "micro_batch 2"],
+    "pretrain demo --run new --width 15 --heads 2": ["width 15", "2 heads"],
+    "pretrain demo --run new --data tokens tokens --weights 1": ["1 weights", "2 data sets"],
+    "pretrain demo --run new --data tokens foreign": ["tokens", "foreign", "cannot be mixed"],
+    "pretrain demo --run run --data tokens --steps 4": ["run", "steps", "3"],
+    "pretrain demo --run tok --data tokens": ["tok", "kind tokenizer"],
+    "pretrain --resume": ["RUN"],
+    "pretrain --resume nowhere": ["nowhere", "not a run"],
+    "pretrain --resume tokens": ["tokens", "not a run"],
+    "pretrain --resume run --steps 9": ["--steps"],
+    f"generate nowhere --prompt {VIDEO} --out new.mp4": ["nowhere", "not a saved model"],
+    f"generate tok --prompt {VIDEO} --out new.mp4": ["tok", "saved"],
+    f"generate tokens --prompt {VIDEO} --out new.mp4": ["tokens", "not a saved model"],
+    f"generate swapped --prompt {VIDEO} --out new.mp4": ["swapped", "tokenizer"],
+    f"generate run --prompt {VIDEO} --out new.avi": ["new.avi", ".mp4 or .gif"],
+    f"generate run --prompt {VIDEO} --out new.mp4 --frames 0": ["frames 0"],
+    f"generate run --prompt {VIDEO} --out new.mp4 --prompt-frames 0": ["prompt_frames 0"],
+    f"generate run --prompt {VIDEO} --out new.mp4 --top-p 2": ["top_p 2"],
+    f"generate run --prompt {VIDEO} --out new.mp4 --device gpu": ["device 'gpu'"],
+    "generate run --prompt nowhere.mp4 --out new.mp4": ["nowhere.mp4"],
+    "generate run --prompt text.txt --out new.mp4": ["text.txt"],
+    "generate run --prompt world --out new.mp4": ["world", "a folder"],
+    "features run nowhere --out new": ["nowhere"],
+    "features run tokens --out new --pool max": ["'max'", "mean"],
+    "features run tokens --out new --layers 3": ["'3'", "0 to 2"],
+    "features run tokens --out begun --layers 1": ["begun", "choose another folder"],
+    "features run foreign --out new": ["foreign", "tokenizer"],
+    "features run unfinished --out new": ["unfinished", "again"],
+    "probe": ["probe actions"],
+    "probe actions run unlabelled --out new-probe": ["unlabelled", "label"],
+    "probe actions run foreign --out new": ["foreign", "tokenizer"],
+    "probe actions tokens tokens --out new": ["tokens", "not a saved model"],
+    "demo --count many": ["--count", "'many'"],
+    "demo --videos nowhere --out new-demo": ["nowhere"],
+    "demo --out text.txt": ["text.txt"],
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(mistakes, line):
+    done = toto(mistakes, *line.split())
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2, done
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("toto: ") and not done.stdout
+    for words in MISTAKES[line]:
+        assert words in done.stderr, done.stderr
+
+
+def test_a_mistake_does_not_spoil_the_next_try(mistakes):
+    """What a refused command left behind must not be in the way of the right one."""
+    wrong = "pretrain demo --run second --steps 1".split() + MODEL
+    assert toto(mistakes, *wrong).returncode == 2
+    assert made(mistakes, *wrong, "--data", "tokens") == ["second/model"]
+
+
+def documented(kind: type) -> dict[str, str]:
+    """The text below each field of a dataclass, read from its source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    texts = {}
+    for statement, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            texts[statement.target.id] = after.value.value if is_text else ""
+    return texts
+
+
+def options_of(kind: type, prefix: str, flat: bool) -> dict[str, str]:
+    """Every option that a dataclass gives, nested ones too, and its text."""
+    hints, texts, options = typing.get_type_hints(kind), documented(kind), {}
+    for field in dataclasses.fields(kind):
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hints[field.name]):
+            inner = "" if flat else f"{prefix}{name}."
+            options |= options_of(hints[field.name], inner, flat)
+        else:
+            options[f"--{prefix}{name}"] = texts[field.name]
+    return options
+
+
+def arguments_of(function) -> dict[str, str]:
+    """Every parameter of a command's function, and its text in the docstring."""
+    _, _, args = (inspect.getdoc(function) or "").partition("Args:\n")
+    lines = textwrap.dedent(args).splitlines()
+    texts = dict(line.split(": ", 1) for line in lines if line and not line.startswith(" "))
+    options = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        text = texts.get(name, "")
+        positional = "Positional" in str(parameter.annotation) or any(
+            "Positional" in repr(note) for note in typing.get_args(parameter.annotation)[1:]
+        )
+        options[name.upper() if positional else f"--{name.replace('_', '-')}"] = text
+    return options
+
+
+def expected_options(name: str) -> dict[str, dict[str, str]]:
+    """Each help page of a command, and the options that belong on it."""
+    if name == "demo":
+        settings = options_of(cli.Demo, "", flat=False)
+        own = {k: v for k, v in arguments_of(cli.demo).items() if k != "--settings"}
+        return {name: settings | own}
+    recipes = {"pretrain": cli.pretrain_recipes, "tokenizer train": cli.tokenizer_recipes}
+    if name in recipes:
+        kind = cli.Pretrain if name == "pretrain" else cli.TrainDVAE
+        options = options_of(kind, "", flat=True) | {"--run": "folder of the run"}
+        resume = {f"{name} --resume": {"RUN": "folder of the run"}}
+        return {f"{name} {recipe}": options for recipe in recipes[name].RECIPES} | resume
+    return {name: arguments_of(getattr(cli, name.replace(" ", "_")))}
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_explains_every_field(tmp_path, name):
+    assert name in "\n".join(made(tmp_path, "--help"))
+    assert made(tmp_path, *name.split(), "--help")
+    for page, options in expected_options(name).items():
+        said = made(tmp_path, *page.split(), "--help")
+        text = " ".join(" ".join(line.strip(" │") for line in said).split())
+        for option, words in options.items():
+            assert words, f"{page}: nothing explains {option}"
+            assert option in text, f"{page} --help does not mention {option}"
+            beginning = " ".join(words.split()[:4])
+            assert beginning in text, f"{page} --help does not say {beginning!r}"
+
+
+def test_parsing_needs_nothing_heavy(tmp_path):
+    code = "import toto.cli, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=None)
+    loaded = {name.split(".")[0] for name in modules.stdout.split()}
+    assert "tyro" in loaded
+    assert not loaded & {"torch", "av", "pyarrow", "matplotlib", "PIL", "tensorboard"}
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    made(tmp_path, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_signals_stop_a_run_that_then_continues(folder):
+    run = folder / "stopped"
+    steps = "--steps 500 --log-every 1 --validate-every 500 --checkpoint-every 500".split()
+
+    def rows() -> list[str]:
+        path = run / "metrics.jsonl"
+        return path.read_text().splitlines() if path.exists() else []
+
+    first = begin(folder, *"pretrain demo --data tokens --run stopped".split(), *steps, *MODEL)
+    said = stop_when(first, lambda: len(rows()) > 2, signal.SIGINT)
+    assert first.returncode == 130 and "Traceback" not in said
+    before = rows()
+    assert 2 < len(before) < 400
+
+    second = begin(folder, "pretrain", "--resume", "stopped")
+    said = stop_when(second, lambda: len(rows()) > len(before) + 2, signal.SIGTERM)
+    assert second.returncode == 143 and "Traceback" not in said
+    between = rows()
+    assert len(before) < len(between) < 500 and between[: len(before)] == before
+
+    assert made(folder, "pretrain", "--resume", "stopped") == ["stopped/model"]
+    assert rows()[: len(between)] == between
+    trained = [json.loads(row)["step"] for row in rows() if "tokens" in json.loads(row)]
+    assert trained == list(range(1, 501))
+    assert (run / "model" / "model.safetensors").exists()
+
+
+def test_ctrl_c_outside_training(tmp_path):
+    """The whole process group gets it from a terminal, and only the command speaks."""
+    making = begin(tmp_path, *"world make actions world --count 3000 --workers 1".split())
+    videos = tmp_path / "world" / "videos"
+    said = stop_when(making, lambda: videos.exists() and any(videos.iterdir()), signal.SIGINT)
+    assert making.returncode == 130
+    assert "Traceback" not in said and "toto: interrupted" in said
+
+
+def test_an_unexpected_error_keeps_its_traceback(folder, tmp_path):
+    """A bug, or a file of ours that something has damaged, is no mistake of the command line."""
+    broken = tmp_path / "toto"
+    shutil.copytree(Path(cli.__file__).parent, broken)
+    (broken / "studies" / "inspect.py").write_text("def describe(path, deep):\n    return 1 / 0\n")
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    code = "import sys; from toto.cli import main; sys.argv[1:] = ['inspect', 'tokens']; main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_what_a_machine_does_is_no_traceback(folder):
+    if os.geteuid() == 0 and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (folder / "full").mkdir()
+    (folder / "full" / ".lock").symlink_to("/dev/full")
+    (folder / "full" / "metrics.jsonl").symlink_to("/dev/full")
+    command = "pretrain demo --data tokens --run full --steps 1".split()
+    done = toto(folder, *command, *MODEL)
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr
