@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 PART ?= tests
+# One thread in each of two processes: threads that wait for each other on busy cores are slow.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: setup demo test test-slow check gpu
 
@@ -16,10 +18,10 @@ demo: setup  ## the main job in small; writes runs/demo/report.html
 	$(BIN)/toto demo
 
 test: setup  ## everything that takes seconds
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: setup  ## everything that takes minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 check: setup  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -64,15 +64,11 @@ def speed(result: dict[str, Any]) -> str:
         best = rates.get((size, "toto compiled"), {}).get("mfu_full")
         lines.append(f"| {size} | {' | '.join(cells)} | {best:.1%} |" if best else "")
     machine = result["machine"]
-    return "\n".join(
-        [
-            *filter(None, lines),
-            "",
-            f"On one {machine['device']}, torch {machine['torch']}, 4,096 positions, bf16; a peer is "
-            "a plain loop over transformers' `LlamaForCausalLM` at the same micro-batch. `-`: did "
-            "not fit.",
-        ]
+    note = (
+        f"On one {machine['device']}, torch {machine['torch']}, 4,096 positions, bf16. A peer is a "
+        "plain loop over transformers' `LlamaForCausalLM` at the same micro-batch; `-` did not fit."
     )
+    return "\n".join([*filter(None, lines), "", note])
 
 
 if __name__ == "__main__":

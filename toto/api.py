@@ -121,7 +121,7 @@ class Toto:
         )
         return self.tokenizer.decode(future[0]).cpu().numpy()
 
-    def _clip(self, video: Video, frames: int) -> Int[Tensor, "frames rows cols"]:
+    def _clip(self, video: Video, frames: int) -> Int[Tensor, "kept rows cols"]:
         if isinstance(video, np.ndarray):
             return self._encode(video[:frames])
         return self._encode(read_clip(str(video), 0, frames, self.view))

@@ -360,6 +360,7 @@ def probe_actions(
     batch: int = 32,
     learning_rates: tuple[float, ...] = (1e-3, 3e-3),
     held_out: float = 0.2,
+    heads: int | None = None,
     seed: int = 0,
     workers: int = 2,
     device: str = "auto",
@@ -374,11 +375,12 @@ def probe_actions(
         batch: clips in a step
         learning_rates: each probe is trained with each of them; the best on held-out clips counts
         held_out: part of the training clips that layer and learning rate are chosen on
+        heads: queries of the attention pooling; by default as many as the model has heads
         seed: seed of initial weights and of the order of the clips
         workers: processes that decode
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
-    from toto.probing.probes import ProbeTraining
+    from toto.probing.config import ProbeTraining
     from toto.tasks.actions import probe_actions as run
 
     config = ProbeTraining(
@@ -386,6 +388,7 @@ def probe_actions(
         batch=batch,
         learning_rates=learning_rates,
         held_out=held_out,
+        heads=heads,
         seed=seed,
     )
     loaded, dataset = _model_and_tokens(model, data, out, workers, device)

@@ -22,7 +22,6 @@ from toto.generation.sampling import Sampling
 from toto.media.sources import Item, read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
-from toto.probing.probes import ProbeTraining
 from toto.progress import console, progress
 from toto.recipes.demo import Demo
 from toto.studies import report
@@ -175,8 +174,7 @@ def _can_probe(dataset: TokenDataset) -> bool:
 
 def _probe(settings: Demo, dataset: TokenDataset, out: Path) -> int:
     loaded = Toto.load(out / "pretrain")
-    config = ProbeTraining(epochs=settings.probe_epochs)
-    result = probe_actions(loaded.model, dataset, loaded.frames, out / "probe", config)
+    result = probe_actions(loaded.model, dataset, loaded.frames, out / "probe", settings.probe)
     return sum(result.clips)
 
 

@@ -13,9 +13,10 @@ from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import item_clips, probe_splits
+from toto.probing.config import ProbeTraining
 from toto.probing.features import FrozenFeatures, pick_layers
 from toto.probing.pooling import AttentionPool
-from toto.probing.probes import Labelled, Probes, ProbeTraining
+from toto.probing.probes import Labelled, Probes
 from toto.training.loop import train
 
 CLIPS, POSITIONS, WIDTH, CLASSES = 96, 5, 8, 3

@@ -104,6 +104,7 @@ def make_report() -> Report:
             accuracy=0.47,
             chance=0.17,
             pixels=0.37,
+            pixels_linear=0.58,
         ),
     )
 
@@ -240,6 +241,7 @@ def test_the_summary_holds_the_numbers_of_the_report(written):
         "probe_accuracy": [0.30, 0.40, 0.43, 0.47, 0.48, 0.39],
         "chance_accuracy": 0.17,
         "pixel_accuracy": 0.37,
+        "pixel_linear_accuracy": 0.58,
         "best_layer": 3,
         "best_layer_accuracy": 0.47,
         "seconds": {

@@ -11,40 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toto.probing.config import ProbeTraining
 from toto.tokens.mixture import key_of, permute
-from toto.training.config import AdamW, Loop
+from toto.training.config import AdamW
 from toto.training.objectives.base import Batch, Metrics, Phase
 
 Features = Callable[[Int[Tensor, " b"]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeTraining:
-    """How probes are trained (AIM, Toto sections 4.1 and A)."""
-
-    epochs: int = 10
-    """passes over the training clips"""
-    batch: int = 32
-    """clips in a step"""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
-    """each probe is trained with each of them; the best on the held-out part of train counts"""
-    weight_decay: float = 0.1
-    """decay of matrices"""
-    held_out: float = 0.2
-    """part of the training clips that layer and learning rate are chosen on"""
-    seed: int = 0
-    """seed of initial weights and of the order of the clips"""
-
-    def loop(self, clips: int) -> Loop:
-        steps = max(self.epochs * clips // min(self.batch, clips), 1)
-        return Loop(
-            steps=steps,
-            seed=self.seed,
-            precision="fp32",
-            log_every=max(steps // 20, 1),
-            validate_every=steps,
-            checkpoint_every=max(steps // 4, 1),
-        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from toto.probing.config import ProbeTraining
 from toto.recipes import pretrain, tokenizer
 from toto.training.config import Pretrain, TrainDVAE
 
@@ -20,8 +21,10 @@ class Demo:
     """the tokenizer and its training"""
     pretrain: Pretrain = field(default_factory=pretrain.demo)
     """the model and its training"""
-    probe_epochs: int = 8
-    """passes over the clips in training the probes"""
+    probe: ProbeTraining = field(
+        default_factory=lambda: ProbeTraining(epochs=20, learning_rates=(1e-2,), heads=16)
+    )
+    """the probes and their training"""
     futures: int = 4
     """held-out clips that are continued in the report"""
     samples: int = 2

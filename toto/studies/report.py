@@ -211,6 +211,7 @@ def summary(report: Report) -> dict[str, Any]:
         "probe_accuracy": probe.test_accuracy if probe else None,
         "chance_accuracy": probe.chance if probe else None,
         "pixel_accuracy": probe.pixels if probe else None,
+        "pixel_linear_accuracy": probe.pixels_linear if probe else None,
         "best_layer": probe.best_layer if probe else None,
         "best_layer_accuracy": probe.accuracy if probe else None,
         "seconds": {stage.name: stage.seconds for stage in report.stages},

@@ -1,0 +1,177 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import toto
+from tests.tiny import make_dataset, make_videos, pictures, save_tokenizer
+from toto.errors import MediaError, UserError
+from toto.generation.sampling import Sampling
+from toto.media.video import read_frames
+from toto.media.view import View
+from toto.models.llama import Llama
+from toto.models.saved import load_model, save_model
+from toto.models.sizes import LlamaSize
+
+LAYERS, WIDTH, FRAMES, CODES = 4, 16, 6, 4  # clips of 6 frames of 2x2 codes
+SIDE = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model in a run folder, and a video of 20 frames."""
+    folder = tmp_path_factory.mktemp("api")
+    save_tokenizer(folder / "tokenizer")
+    save_tokenizer(folder / "other", seed=1)
+    dataset = make_dataset(
+        make_videos(folder / "videos", [20]), folder / "tokenizer", folder / "tokens"
+    )
+    torch.manual_seed(3)
+    size = LlamaSize(width=WIDTH, layers=LAYERS, heads=2, mlp_width=24, init_std=0.4)
+    model = Llama(size, dataset.vocabulary.size)
+    details = {
+        "vocabulary": dataset.vocabulary.to_dict(),
+        "frames": FRAMES,
+        "stride": 2,
+        "size": SIDE,
+        "tokenizer": dataset.info["tokenizer"],
+    }
+    save_model(model, details, folder / "tokenizer", folder / "run" / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return toto.load(folder / "run", "cpu")
+
+
+@pytest.fixture(scope="module")
+def video(folder):
+    return folder / "videos" / "video000.mp4"
+
+
+def test_load_a_run_or_its_model(folder, model, video):
+    alone = toto.load(str(folder / "run" / "model"), "cpu")
+    for one, other in zip(model.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(one, other) and not one.requires_grad
+    assert alone.frames == FRAMES and alone.view == View(stride=2, size=SIDE)
+    assert alone.device == torch.device("cpu")
+    assert torch.equal(model.tokenize(video), alone.tokenize(video))
+
+
+def test_tokenize_a_path_or_its_frames(model, video):
+    frames = np.concatenate(list(read_frames(str(video), View(stride=1, size=SIDE))))
+    codes = model.tokenize(video)
+    assert codes.shape == (10, 2, 2)  # every second frame of 20
+    # Of frames that are given as such, nothing is skipped.
+    assert torch.equal(codes, model.tokenize(frames[::2]))
+    assert torch.equal(model.tokenize(str(video)), codes)
+    assert torch.equal(codes, model.tokenizer.encode(torch.from_numpy(frames[::2])))
+
+
+def test_features_are_the_hidden_states_of_the_codes(model, video):
+    states = model.features(video)
+    assert list(states) == list(range(LAYERS + 1))
+    codes = model.tokenize(video)[:FRAMES]
+    # Start token 1, codes shifted by 4, in raster order.
+    tokens = torch.tensor([[1, *(int(code) + 4 for code in codes.reshape(-1))]])
+    by_hand = model.model.hidden_states(tokens, range(LAYERS + 1))
+    embedded = model.model.model.embed_tokens(tokens)[0, 1:]
+    assert torch.equal(states[0], embedded)
+    for layer, hidden in states.items():
+        assert hidden.shape == (FRAMES * CODES, WIDTH)
+        torch.testing.assert_close(hidden, by_hand[layer][0, 1:])
+    # What a code's state is does not depend on what comes after it.
+    frames = np.concatenate(list(read_frames(str(video), View(stride=2, size=SIDE))))
+    short = model.features(frames[:2])
+    for layer, hidden in short.items():
+        assert hidden.shape == (2 * CODES, WIDTH)
+        torch.testing.assert_close(hidden, states[layer][: 2 * CODES])
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("0.5", [2]), ("0.0", [0]), ("1.0", [4]), ("0,4", [0, 4]), ("3", [3])],
+)
+def test_features_of_chosen_layers(model, video, layers, expected):
+    states, every = model.features(video, layers), model.features(video)
+    assert sorted(states) == expected
+    for layer in expected:
+        torch.testing.assert_close(states[layer], every[layer])
+
+
+@pytest.mark.parametrize("layers", ["5", "-1", "1.5", "0,9", "first", ""])
+def test_layers_that_are_not_there(model, video, layers):
+    with pytest.raises(UserError, match="layers"):
+        model.features(video, layers)
+
+
+def test_predict(model, video):
+    calls = []
+    future = model.predict(video, frames=3, on_frame=lambda: calls.append(1))
+    assert future.shape == (3, 3, SIDE, SIDE) and future.dtype == np.uint8
+    assert len(calls) == 3
+    assert np.array_equal(future, model.predict(video, frames=3))
+    drawn = [model.predict(video, 3, sampling=Sampling(seed=seed)) for seed in range(4)]
+    assert np.array_equal(drawn[0], future)
+    assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
+    # A longer future begins like a shorter one.
+    assert np.array_equal(model.predict(video, frames=2), future[:2])
+
+
+def test_predict_greedily_is_the_most_likely_code_each_time(model, video):
+    seen = model.tokenize(video)[:2]
+    tokens = torch.tensor([[1, *(int(code) + 4 for code in seen.reshape(-1))]])
+    for _ in range(2 * CODES):
+        logits = model.model(tokens)[0, -1]
+        best = 4 + int(logits[4 : 4 + 30].argmax())  # 30 codes
+        tokens = torch.cat((tokens, torch.tensor([[best]])), dim=1)
+    codes = (tokens[0, 1 + 2 * CODES :] - 4).reshape(2, 2, 2)
+    expected = model.tokenizer.decode(codes).numpy()
+    got = model.predict(video, frames=2, prompt=2, sampling=Sampling(temperature=0.0))
+    assert np.array_equal(got, expected)
+
+
+def test_predict_reads_the_prompt_alone(model):
+    frames = pictures(8, SIDE, seed=5)
+    default = model.predict(frames, frames=2)
+    assert np.array_equal(default, model.predict(frames[: FRAMES // 2], frames=2))
+    assert np.array_equal(default, model.predict(frames, frames=2, prompt=FRAMES // 2))
+
+
+def test_predict_beyond_the_context(model, video):
+    future = model.predict(video, frames=3 * FRAMES, prompt=4)
+    assert future.shape == (3 * FRAMES, 3, SIDE, SIDE)
+    assert np.array_equal(future[:2], model.predict(video, frames=2, prompt=4))
+    longer_than_it_reads = model.predict(pictures(9, SIDE, seed=6), frames=2, prompt=9)
+    assert longer_than_it_reads.shape == (2, 3, SIDE, SIDE)
+
+
+def test_mistakes(folder, model, video, tmp_path):
+    for name in ("frames", "prompt"):
+        with pytest.raises(UserError, match="at least 1"):
+            model.predict(video, **{name: 0})
+    (tmp_path / "text.mp4").write_text("no video")
+    for path in (tmp_path / "text.mp4", tmp_path / "nowhere.mp4", tmp_path):
+        with pytest.raises(MediaError):
+            model.tokenize(path)
+    with pytest.raises(UserError, match="multiples of 4"):
+        model.tokenize(pictures(1, 10, seed=0))
+    for path in (tmp_path, tmp_path / "nowhere", folder / "tokenizer", folder / "tokens"):
+        with pytest.raises(UserError, match="saved"):
+            toto.load(path)
+    with pytest.raises(UserError, match="'gpu9'"):
+        toto.load(folder / "run", "gpu9")
+
+
+def test_a_swapped_tokenizer_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    inside = tmp_path / "run" / "model" / "tokenizer"
+    shutil.rmtree(inside)
+    with pytest.raises(UserError, match="not a tokenizer"):
+        toto.load(tmp_path / "run")
+    shutil.copytree(folder / "other", inside)
+    _, details = load_model(tmp_path / "run" / "model")
+    with pytest.raises(UserError, match=details["tokenizer"]):
+        toto.load(tmp_path / "run")
