@@ -1,9 +1,13 @@
-"""Write the README's tables from the JSON in benchmarks/results.
+"""Write the README's tables and picture from a demo's run and the JSON in benchmarks/results.
 
-cp runs/demo/summary.json benchmarks/results/demo.json && python benchmarks/readme.py
+make demo && python benchmarks/readme.py runs/demo
 """
 
+import base64
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,11 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
+    run = Path(sys.argv[1])
+    shutil.copy(run / "summary.json", HERE / "results" / "demo.json")
+    moving = re.search(r"data:image/gif;base64,([^\"]+)", (run / "report.html").read_text())
+    assert moving is not None, "the report shows no future"
+    (HERE.parent / "docs" / "demo.gif").write_bytes(base64.b64decode(moving[1]))
     readme = HERE.parent / "README.md"
     text = readme.read_text()
     for name, table in {"demo": demo(read("demo")), "speed": speed(read("gpu-pretrain"))}.items():
@@ -36,8 +45,10 @@ def demo(figures: dict[str, Any]) -> str:
         f"| the same, frames 2-16 | **{later['validation_loss']:.3f}** | "
         f"previous frame {later['previous_frame_loss']:.3f} |",
         f"| action read from layer {figures['best_layer']} of 0-{len(probe) - 1} | "
-        f"**{figures['best_layer_accuracy']:.1%}** | pixels {figures['pixel_accuracy']:.1%}, "
-        f"chance {figures['chance_accuracy']:.1%} |",
+        f"**{figures['best_layer_accuracy']:.1%}** | "
+        f"pixels by the same probe {figures['pixel_accuracy']:.1%}, "
+        f"chance {figures['chance_accuracy']:.1%}; a linear classifier that knows each pixel's "
+        f"place {figures['pixel_linear_accuracy']:.1%} |",
         f"| tokenizer, PSNR of held-out frames | **{tokenizer['psnr']:.1f} dB** | "
         f"mean colour {tokenizer['mean_colour_psnr']:.1f} dB; {tokenizer['codes_used']} of "
         f"{tokenizer['codebook_size']} codes used |",
