@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from toto.errors import MediaError, UserError, unknown
+from toto.errors import MediaError, UserError, at_least, unknown
 from toto.recipes import demo as demo_recipes
 from toto.recipes import pretrain as pretrain_recipes
 from toto.recipes import tokenizer as tokenizer_recipes
@@ -210,6 +210,7 @@ def world_make(
 
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
+    at_least(1, count=count, workers=workers)
     LAYOUTS[layout](out, count, seed, size=size, frames=frames, fps=fps, workers=workers)
     print(out)
 

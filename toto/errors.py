@@ -21,3 +21,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {what} {name!r}: {hint}")
+
+
+def at_least(least: int, **values: int) -> None:
+    """Refuse numbers below `least`, each named by its keyword.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name} {value}: at least {least}")

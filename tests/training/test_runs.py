@@ -62,7 +62,7 @@ def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
     with pytest.raises(UserError, match="micro_batch 4, not 2"):
         pretrain(replace(recipe, micro_batch=2), tmp_path)
     with pytest.raises(UserError, match="another kind"):
-        train_tokenizer(TRAIN_DVAE, tmp_path, 0)
+        train_tokenizer(replace(TRAIN_DVAE, source=(str(recipe.data[0]),)), tmp_path, 0)
     info = recipe.data[0] / "dataset.json"
     recorded = info.read_text()
     changed = json.loads(recorded)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from toto.errors import at_least
 from toto.training.config import Loop
 
 
@@ -23,6 +24,9 @@ class ProbeTraining:
     """queries of the attention pooling; as many as the trunk has heads where none are given"""
     seed: int = 0
     """seed of initial weights and of the order of the clips"""
+
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs, batch=self.batch, learning_rates=len(self.learning_rates))
 
     def loop(self, clips: int) -> Loop:
         steps = max(self.epochs * clips // min(self.batch, clips), 1)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from toto.config import fingerprint, read_json, to_dict, write_json
-from toto.errors import UserError
+from toto.errors import UserError, at_least
 from toto.files import folder_atomically, only_writer, write_atomically
 from toto.media.pool import Chunk, DecodePool, End, Failure
 from toto.media.sources import Item
@@ -35,6 +35,9 @@ class Ingest:
     """frames in each pass through the tokenizer; the last one of a shard is padded"""
     shard_items: int = 256
     """items in each shard"""
+
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch, shard_items=self.shard_items)
 
 
 def ingest(
@@ -157,7 +160,9 @@ def _read_item(
 ) -> dict[str, Any]:
     """Pass one item's frames on, and return its row."""
     row: dict[str, Any] = dict.fromkeys(ROWS.names)
-    row |= {"key": item.key, "path": item.path, "label": item.label, "split": item.split}
+    # Absolute, so that the data set can be used from another folder.
+    path = str(Path(item.path).absolute())
+    row |= {"key": item.key, "path": path, "label": item.label, "split": item.split}
     row |= {"shard": shard, "first": batches.frames, "frames": 0, "retry": False}
     for _, part in decoded:
         if isinstance(part, Chunk):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from toto.errors import UserError
+from toto.errors import UserError, at_least
 from toto.models.sizes import LlamaSize
 from toto.tokenizers.sizes import DVAESize
 
@@ -93,6 +93,13 @@ class Pretrain:
     """sequences of a validation"""
 
     def __post_init__(self) -> None:
+        at_least(
+            1,
+            frames=self.frames,
+            batch=self.batch,
+            micro_batch=self.micro_batch,
+            validation_sequences=self.validation_sequences,
+        )
         if self.batch % self.micro_batch:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         if self.weights and len(self.weights) != len(self.data):
@@ -150,6 +157,14 @@ class TrainDVAE:
     """frames, from items that training does not see, of a validation"""
 
     def __post_init__(self) -> None:
+        at_least(
+            1,
+            size=self.size,
+            pool=self.pool,
+            batch=self.batch,
+            micro_batch=self.micro_batch,
+            validation_frames=self.validation_frames,
+        )
         if self.batch % self.micro_batch:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         if self.size % self.tokenizer.downsample:

@@ -82,10 +82,10 @@ def train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> None:
         UserError: the run was begun with other settings, or the source cannot be used.
     """
     with only_writer(run):
-        _begin(_TOKENIZER, config, run, {})
         if not config.source:
             raise UserError("no source is given: a folder, a file, or a CSV file")
         items = read_sources(config.source)
+        _begin(_TOKENIZER, config, run, {})
         held_out = [item for item in items if in_validation(item.key, config.held_out)]
         # A source too small to spare an item is validated on what it is trained on.
         held_out = held_out or items
@@ -108,6 +108,8 @@ def resume(run: Path, workers: int = 2) -> None:
     """
     values = read_json(run / "config.json", "a run")
     where = f"{run}/config.json"
+    if values.get("kind") not in (_PRETRAIN, _TOKENIZER) or "recipe" not in values:
+        raise UserError(f"{run} is no run that can be continued")
     if values["kind"] == _PRETRAIN:
         pretrain(from_dict(Pretrain, values["recipe"], where), run)
     else:
@@ -121,7 +123,9 @@ def _begin(kind: str, config: Any, run: Path, more: dict[str, Any]) -> dict[str,
     if not path.exists():
         write_json(path, values | more | {"versions": versions()})
     before = read_json(path, "a run")
-    different = differences({name: before.get(name) for name in values}, values)
+    if before.get("kind") != kind:
+        raise UserError(f"{run} is a run of another kind: {before.get('kind')}")
+    different = differences({"recipe": before.get("recipe")}, {"recipe": values["recipe"]})
     if different:
         raise UserError(
             f"{run} was begun with other settings ({', '.join(different[:4])}): choose another "
