@@ -16,12 +16,14 @@ import torch
 from toto import __version__
 from toto.api import Toto
 from toto.config import begin, from_dict, read_json, to_dict, write_json
+from toto.errors import UserError
 from toto.files import only_writer
 from toto.generation.continuation import continue_codes
 from toto.generation.sampling import Sampling
 from toto.media.sources import Item, read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
+from toto.probing.clips import probe_splits
 from toto.progress import console, progress
 from toto.recipes.demo import Demo
 from toto.studies import report
@@ -61,11 +63,9 @@ def run_demo(settings: Demo, videos: Path | None, out: Path) -> Path:
         stages.run("tokenize", "tokens", lambda: _tokenize(settings, items, out))
         stages.run("pretrain", "tokens", lambda: _pretrain(settings, out))
         dataset = TokenDataset(out / "tokens")
-        probed = _can_probe(dataset)
+        probed = _can_probe(settings, dataset)
         if probed:
             stages.run("probe", "clips", lambda: _probe(settings, dataset, out))
-        else:
-            console.print("no probing: that needs videos in subfolders named after two classes")
         stages.run("generate", "tokens", lambda: _generate(settings, dataset, out))
         return _write_report(settings, stages, dataset, probed, out)
 
@@ -167,9 +167,13 @@ def _pretrain(settings: Demo, out: Path) -> int:
     return int(rows[-1]["tokens"])
 
 
-def _can_probe(dataset: TokenDataset) -> bool:
-    labels = dataset.column("label").tolist()
-    return None not in labels and len(set(labels)) > 1
+def _can_probe(settings: Demo, dataset: TokenDataset) -> bool:
+    try:
+        probe_splits(dataset, settings.probe.held_out, settings.pretrain.frames)
+    except UserError as error:
+        console.print(f"no probing: {error}")
+        return False
+    return True
 
 
 def _probe(settings: Demo, dataset: TokenDataset, out: Path) -> int:
