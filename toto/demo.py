@@ -32,7 +32,7 @@ from toto.studies.yardsticks import measure
 from toto.tasks.actions import ActionResult, probe_actions
 from toto.tokenizers.quality import psnr, usage
 from toto.tokens.ingest import Ingest, ingest
-from toto.tokens.loader import Sequences, select
+from toto.tokens.loader import Sequences, freeze, select
 from toto.tokens.mixture import Manifest
 from toto.tokens.store import ItemRow, TokenDataset
 from toto.training.device import pick_device
@@ -162,7 +162,18 @@ def _tokenize(settings: Demo, items: list[Item], out: Path) -> int:
 
 def _pretrain(settings: Demo, out: Path) -> int:
     config = replace(settings.pretrain, data=(out / "tokens",))
-    pretrain(config, out / "pretrain")
+    clips = Sequences(
+        freeze(
+            [TokenDataset(out / "tokens")],
+            config.weights,
+            config.frames,
+            config.loop.seed,
+            "train",
+            config.validation_fraction,
+        )
+    ).clips
+    steps = min(config.loop.steps, max(settings.passes * clips // config.batch, 1))
+    pretrain(replace(config, loop=replace(config.loop, steps=steps)), out / "pretrain")
     rows = [row for row in read_metrics(out / "pretrain") if "tokens" in row]
     return int(rows[-1]["tokens"])
 

@@ -21,6 +21,9 @@ class Demo:
     """the tokenizer and its training"""
     pretrain: Pretrain = field(default_factory=pretrain.demo)
     """the model and its training"""
+    passes: int = 8
+    """most passes over the clips in pre-training: with few videos more steps would only learn them
+    by heart"""
     probe: ProbeTraining = field(
         default_factory=lambda: ProbeTraining(epochs=20, learning_rates=(1e-2,), heads=16)
     )
