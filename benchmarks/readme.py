@@ -59,6 +59,7 @@ def demo(figures: dict[str, Any]) -> str:
     ]
     versions = figures["versions"]
     machine = f"{versions['cores']} cores of {versions['processor']}, torch {versions['torch']}"
+    machine += f", {versions['date']}"
     return "\n".join([*rows, "", f"On {machine}."])
 
 
@@ -76,7 +77,8 @@ def speed(result: dict[str, Any]) -> str:
         lines.append(f"| {size} | {' | '.join(cells)} | {best:.1%} |" if best else "")
     machine = result["machine"]
     note = (
-        f"On one {machine['device']}, torch {machine['torch']}, 4,096 positions, bf16. A peer is a "
+        f"On one {machine['device']}, torch {machine['torch']}, {machine['date']}, 4,096 positions, bf16. "
+        "A peer is a "
         "plain loop over transformers' `LlamaForCausalLM` at the same micro-batch; `-` did not fit."
     )
     return "\n".join([*filter(None, lines), "", note])

@@ -267,6 +267,7 @@ def _machine() -> dict[str, Any]:
         "processor": cpu,
         "cores": str(psutil.cpu_count()),
         "device": str(pick_device("auto")),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
