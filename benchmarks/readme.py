@@ -77,8 +77,8 @@ def speed(result: dict[str, Any]) -> str:
         lines.append(f"| {size} | {' | '.join(cells)} | {best:.1%} |" if best else "")
     machine = result["machine"]
     note = (
-        f"On one {machine['device']}, torch {machine['torch']}, {machine['date']}, 4,096 positions, bf16. "
-        "A peer is a "
+        f"On one {machine['device']}, torch {machine['torch']}, {machine['date']}, 4,096 "
+        "positions, bf16. A peer is a "
         "plain loop over transformers' `LlamaForCausalLM` at the same micro-batch; `-` did not fit."
     )
     return "\n".join([*filter(None, lines), "", note])
