@@ -241,18 +241,14 @@ def tokenize(
     """
     from toto.media.sources import read_sources
     from toto.media.view import View
-    from toto.tokens.ingest import Ingest, ingest
+    from toto.tokens.ingest import Ingest, ingest, report_failures
     from toto.training.device import pick_device
 
     settings = Ingest(View(stride, size), batch, shard_items)
     command = f"toto {shlex.join(sys.argv[1:])}"
     items = read_sources(source)
     dataset = ingest(items, tokenizer, out, settings, command, workers, str(pick_device(device)))
-    failures = dataset.failures()
-    for key, reason in failures:
-        print(f"  not read: {key}: {reason}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} of {len(items)} files could not be read", file=sys.stderr)
+    report_failures(dataset)
     print(out)
 
 

@@ -31,7 +31,7 @@ from toto.studies.report import Continuation, Losses, Report, Stage, TokenizerQu
 from toto.studies.yardsticks import measure
 from toto.tasks.actions import ActionResult, probe_actions
 from toto.tokenizers.quality import psnr, usage
-from toto.tokens.ingest import Ingest, ingest
+from toto.tokens.ingest import Ingest, ingest, report_failures
 from toto.tokens.loader import Sequences, freeze, select
 from toto.tokens.mixture import Manifest
 from toto.tokens.store import ItemRow, TokenDataset
@@ -153,10 +153,7 @@ def _tokenize(settings: Demo, items: list[Item], out: Path) -> int:
         settings.workers,
         str(pick_device("auto")),
     )
-    for key, reason in dataset.failures():
-        console.print(f"  not read: {key}: {reason}")
-    if dataset.failures():
-        console.print(f"{len(dataset.failures())} of {len(items)} files could not be read")
+    report_failures(dataset)
     return int(dataset.info["frames"]) * dataset.vocabulary.frame
 
 
@@ -272,14 +269,10 @@ def _machine() -> dict[str, Any]:
 
 
 def _data(dataset: TokenDataset) -> report.Data:
-    frames = dataset.column("frames")
-    fps = dataset.column("fps").astype(float)
-    stride = dataset.info["settings"]["view"]["stride"]
-    known = fps > 0
     return report.Data(
         videos=len(dataset),
-        hours=float((frames[known] * stride / fps[known]).sum() / 3600),
-        kept_frames=int(frames.sum()),
+        hours=dataset.hours(),
+        kept_frames=int(dataset.column("frames").sum()),
         codes_per_frame=dataset.vocabulary.frame,
         failures=dataset.failures(),
     )

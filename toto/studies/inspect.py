@@ -55,9 +55,7 @@ def _dataset(path: Path, deep: bool) -> str:
     if deep:
         dataset.verify()
     frames = int(dataset.column("frames").sum())
-    fps = dataset.column("fps").astype(float)
     stride = dataset.info["settings"]["view"]["stride"]
-    hours = np.nansum(dataset.column("frames") * stride / np.where(fps > 0, fps, np.nan)) / 3600
     counts = dataset.code_counts()
     shares = counts[counts > 0] / counts.sum()
     kinds = Counter(dataset.column("kind").tolist())
@@ -65,7 +63,7 @@ def _dataset(path: Path, deep: bool) -> str:
         f"token data set, fingerprint {dataset.fingerprint}"
         + (", every shard as recorded" if deep else ""),
         f"items      {len(dataset)} ({', '.join(f'{n} {kind}s' for kind, n in kinds.items())})",
-        f"frames     {frames} kept, one in {stride}; {hours:.2f} hours of video",
+        f"frames     {frames} kept, one in {stride}; {dataset.hours():.2f} hours of video",
         f"codes      {counts.sum()} on a grid of {'x'.join(map(str, dataset.info['grid']))}",
         f"codebook   {(counts > 0).sum()} of {len(counts)} codes used, "
         f"perplexity {np.exp(-(shares * np.log(shares)).sum()):.1f}",

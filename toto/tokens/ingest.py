@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,16 @@ def ingest(
         if not (out / "index.parquet").exists():
             _complete(out, info, shards)
     return TokenDataset(out)
+
+
+def report_failures(dataset: TokenDataset) -> None:
+    """Name each file that could not be read on standard error, and count them at the end."""
+    failures = dataset.failures()
+    for key, reason in failures:
+        print(f"  not read: {key}: {reason}", file=sys.stderr)
+    if failures:
+        total = dataset.info["items"]
+        print(f"{len(failures)} of {total} files could not be read", file=sys.stderr)
 
 
 def _describe(

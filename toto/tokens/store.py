@@ -119,6 +119,13 @@ class TokenDataset:
         end = item.frames if frames is None else min(first + frames, item.frames)
         return self._shard(item.shard)[item.first + first : item.first + end]
 
+    def hours(self) -> float:
+        """Length of the videos; files that do not say their frame rate are left out."""
+        fps = self.column("fps").astype(float)
+        known = fps > 0
+        stride = self.info["settings"]["view"]["stride"]
+        return float((self.column("frames")[known] * stride / fps[known]).sum() / 3600)
+
     def failures(self) -> list[tuple[str, str]]:
         """`(key, reason)` of each item that could not be read."""
         table = pq.read_table(self.folder / "failures.parquet", columns=["key", "failure"])
