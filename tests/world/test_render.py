@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from toto.world.actions import ACTIONS, sample_scene
-from toto.world.camera import Camera, cater_camera
+from toto.world.camera import (
+    CATER_FOCAL,
+    Camera,
+    CameraPath,
+    cater_camera,
+    look_at,
+    wide_cater_camera,
+)
 from toto.world.motion import upright
 from toto.world.render import render, render_geometry
 from toto.world.scenes import SHAPES, Floor, Scene, Solid, Trajectory
@@ -38,6 +45,14 @@ def inside(s: Solid, points: np.ndarray) -> np.ndarray:
         return (abs(x) < a) & (abs(y) < b) & (abs(z) < c)
     if s.shape == "sphere":
         return x * x + y * y + z * z < a * a
+    if s.shape == "spl":
+        own = np.stack([x, y, z], -1) / a
+        flat = [np.delete(own, i, -1) for i in range(3)]
+        hoops = [abs(own[..., i]) < 0.22 for i in range(3)]
+        rings = [
+            (np.linalg.norm(f, axis=-1) < 1) & (np.linalg.norm(f, axis=-1) > 0.7) for f in flat
+        ]
+        return np.any([hoop & ring for hoop, ring in zip(hoops, rings, strict=True)], axis=0)
     radius = a if s.shape == "cylinder" else a * (c - z) / (2 * c)
     return (np.hypot(x, y) < radius) & (abs(z) < c)
 
@@ -76,6 +91,29 @@ def test_every_shape_is_where_a_walk_along_the_rays_finds_it():
     assert set(np.unique(expected)) == set(range(6))
     assert same.mean() > 0.99
     assert np.abs(depth[0] - expected_depth)[same].max() < 0.03
+
+
+def test_rings_and_steep_cones_are_where_a_walk_along_the_rays_finds_them():
+    # From almost above: rays steeper than the cones' sides, and one through a cone's apex.
+    eye, target = np.array([[0.5, -2.0, 8.0]]), np.array([[0.0, 0.0, 0.5]])
+    camera = Camera(look_at(eye, target, (2.2, 2.2))[0])
+    scene = Scene(
+        camera,
+        Floor(),
+        (
+            solid("spl", (-1.3, 1.2, 1.0), radius=1.2, rotation=tip(0.6)),
+            solid("cone", (0.2, -0.8, 0.8)),
+            dataclasses.replace(solid("cone", (1.4, 1.0, 1.3), radius=0.7), stretch=1.8),
+            solid("cone", (-1.5, -1.5, 0.8), rotation=tip(2.4)),
+        ),
+    )
+    depth, seen = render_geometry(scene, 40)
+    expected_depth, expected = walked(scene, 40)
+    same = seen[0] == expected
+    assert set(np.unique(expected)) == set(range(5))
+    assert same.mean() > 0.985
+    assert np.abs(depth[0] - expected_depth)[same].max() < 0.1
+    assert np.median(np.abs(depth[0] - expected_depth)[same]) < 0.004
 
 
 def test_a_sphere_on_the_axis_is_a_disc_of_the_right_size():
@@ -152,7 +190,7 @@ def test_a_shadow_is_dark_below_a_solid_and_fades_as_it_rises():
     assert darkest[0] > darkest[1] > darkest[2] > 30
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, "spl"])
 def test_support_and_corners_bound_the_shape(shape):
     rng = np.random.default_rng(0)
     s = solid(shape, (0, 0, 0))
@@ -177,3 +215,90 @@ def test_the_camera_is_caters_on_the_central_square():
     np.testing.assert_allclose(camera.project(camera.position + camera.rays[:, 2])[2], 1.0)
     moved = Camera(camera.matrix).project(np.append(camera.right, 0.0))
     assert moved[0] > camera.project(np.zeros(3))[0]
+
+
+def circling(frames: int) -> CameraPath:
+    angle = np.linspace(2.5, 0.3, frames)
+    eyes = np.stack([8 * np.cos(angle), 8 * np.sin(angle), 6 + 0 * angle], 1)
+    return CameraPath(look_at(eyes, np.zeros_like(eyes), CATER_FOCAL))
+
+
+def test_a_moving_camera_is_a_still_one_in_every_frame():
+    scene = dataclasses.replace(sample_scene(0, 3, "cover", 6), camera=circling(6))
+    depth, seen = render_geometry(scene, (48, 64))
+    for frame in range(6):
+        still = Camera(scene.camera.matrices[frame])
+        one = dataclasses.replace(part(scene, slice(frame, frame + 1)), camera=still)
+        own_depth, own_seen = render_geometry(one, (48, 64))
+        np.testing.assert_array_equal(own_seen[0], seen[frame])
+        np.testing.assert_allclose(own_depth[0], depth[frame], rtol=1e-6)
+
+
+def test_a_camera_path_that_stands_still_gives_the_still_cameras_video():
+    scene = sample_scene(0, 3, "slide_left", 12)
+    matrices = np.repeat(scene.camera.matrix[None], 12, 0)
+    path = dataclasses.replace(scene, camera=CameraPath(matrices))
+    difference = render(scene, 48).astype(int) - render(path, 48)
+    # The shadows are multiplied in another order: one rounding apart.
+    assert np.abs(difference).max() <= 1
+
+
+def test_the_light_stays_where_it_is_while_the_camera_moves():
+    sphere = solid("sphere", (0, 0, 0.9), radius=0.9, frames=40)
+    scene = Scene(circling(40), Floor(), (sphere,))
+    frames = render(scene, 64).astype(int).sum(1)
+    _, seen = render_geometry(scene, 64)
+    excess = []
+    for frame, mask in zip(frames[[0, 39]], seen[[0, 39]] == 1, strict=True):
+        left = np.arange(64) < np.nonzero(mask)[1].mean()
+        excess.append(frame[mask & left].mean() - frame[mask & ~left].mean())
+    # The bright side is on the left at first; seen from elsewhere it is on the right.
+    assert excess[0] > 20
+    assert excess[1] < -20
+
+
+def test_what_is_behind_the_camera_is_not_seen():
+    eyes = np.array([[0.0, -1.0, 2.5]])
+    camera = Camera(look_at(eyes, np.array([[0.0, 1.5, 0.0]]), (1.4, 1.9))[0])
+    ahead, below, behind = ((0, 1.5, 0.5), (0.2, -1.2, 0.5), (0, -9, 0.5))
+    scene = Scene(camera, Floor(), (solid("cube", ahead), solid("cube", below, radius=0.5)))
+    more = dataclasses.replace(scene, solids=(*scene.solids, solid("cube", behind, radius=5.0)))
+    _, seen = render_geometry(scene, 64)
+    assert (seen == 1).any()
+    np.testing.assert_array_equal(render_geometry(more, 64)[1], seen)
+    assert not (render_geometry(more, 64)[1] == 3).any()
+
+
+def test_frames_may_be_wide():
+    scene = Scene(wide_cater_camera(), Floor(), (solid("sphere", (1.0, 1.5, 0.8)),))
+    _, seen = render_geometry(scene, (90, 120))
+    x, y, _ = scene.camera.project(np.array([1.0, 1.5, 0.8]))
+    rows, cols = np.nonzero(seen[0])
+    assert (x + 1) / 2 * 120 - 0.5 == pytest.approx(cols.mean(), abs=0.7)
+    assert (1 - y) / 2 * 90 - 0.5 == pytest.approx(rows.mean(), abs=0.7)
+    # A sphere near the middle is about as wide as high: pixels are square.
+    assert np.ptp(cols) == pytest.approx(np.ptp(rows), abs=2)
+    # CATER's square is the middle of its frame.
+    square = render(dataclasses.replace(scene, camera=cater_camera()), 90)
+    wide = render(scene, (90, 120))
+    assert np.abs(wide[..., 15:105].astype(int) - square).max() <= 1
+
+
+def test_a_covered_solid_leaves_no_trace():
+    covered = np.array([False, True, True, False])
+    box = dataclasses.replace(solid("cube", (0, 0, 0.6), frames=4), covered=covered)
+    cone = solid("cone", (2, 1, 0.8), frames=4)
+    for camera in (cater_camera(), CameraPath(np.repeat(cater_camera().matrix[None], 4, 0))):
+        video = render(Scene(camera, Floor(), (box, cone)), 48)
+        without = render(Scene(camera, Floor(), (cone,)), 48)
+        assert [(a == b).all() for a, b in zip(video, without, strict=True)] == covered.tolist()
+
+
+def test_tiles_are_two_shades_of_the_floor():
+    scene = Scene(cater_camera(), Floor(tile=1.0), (solid("sphere", (0, 0, 50.0)),))
+    plain = dataclasses.replace(scene, floor=Floor())
+    tiled, bare = render(scene, 64)[0].astype(int), render(plain, 64)[0].astype(int)
+    for x, y, dark in ((0.5, 0.5, False), (1.5, 0.5, True), (-0.5, 0.5, True), (1.5, 1.5, False)):
+        u, v, _ = scene.camera.project(np.array([x, y, 0.0]))
+        drop = (bare - tiled)[:, int((1 - v) * 32), int((u + 1) * 32)]
+        assert (drop > 5).all() if dark else (drop == 0).all()

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
-from toto.world.camera import Camera
+from toto.world.camera import Camera, CameraPath
 
-Shape = Literal["cube", "sphere", "cylinder", "cone"]
+Shape = Literal["cube", "sphere", "cylinder", "cone", "spl"]
 Material = Literal["rubber", "metal"]
 Rgb = tuple[int, int, int]
 
+# "spl" is CATER's word for its snitch: three crossed rings here.
 SHAPES: tuple[Shape, ...] = ("cube", "sphere", "cylinder", "cone")
 MATERIALS: tuple[Material, ...] = ("rubber", "metal")
 
@@ -27,6 +28,8 @@ COLOURS: dict[str, Rgb] = {
     "cyan": (41, 208, 208),
     "yellow": (255, 238, 51),
 }
+# What is no class of its own: the snitch's gold (SPECS 8.4), and a hand.
+_OTHER_COLOURS: dict[str, Rgb] = {"gold": (255, 215, 0), "skin": (224, 172, 138)}
 
 # Half extents along a solid's own axes, in radii: every footprint fits the circle of its radius.
 _EXTENTS: dict[Shape, tuple[float, float, float]] = {
@@ -34,6 +37,7 @@ _EXTENTS: dict[Shape, tuple[float, float, float]] = {
     "sphere": (1.0, 1.0, 1.0),
     "cylinder": (1.0, 1.0, 0.7),
     "cone": (1.0, 1.0, 1.0),
+    "spl": (1.0, 1.0, 1.0),
 }
 
 
@@ -55,33 +59,47 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """One coloured solid; `radius` is that of the circle around its footprint, in world units."""
+    """One coloured solid; `radius` is that of the circle around its footprint, in world units.
+
+    `stretch` makes it taller. While `covered` it is inside another solid: not seen, no shadow.
+    """
 
     shape: Shape
     colour: str
     material: Material
     radius: float
     trajectory: Trajectory
+    stretch: float = 1.0
+    covered: Bool[np.ndarray, " frames"] | None = None
 
     @property
     def extents(self) -> Float64[np.ndarray, "3"]:
         """Half extents along the solid's own axes, in world units."""
-        return self.radius * np.array(_EXTENTS[self.shape])
+        return self.radius * np.array(_EXTENTS[self.shape]) * [1, 1, self.stretch]
+
+    @property
+    def rgb(self) -> Rgb:
+        """The sRGB value of the colour."""
+        return (COLOURS | _OTHER_COLOURS)[self.colour]
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The plane z = 0: its sRGB colour near the camera and far from it."""
+    """The plane z = 0: its sRGB colour near the camera and far from it.
+
+    `tile` is the side of its tiles in world units, every other one a shade darker; 0 for none.
+    """
 
     near: Rgb = (206, 203, 200)
     far: Rgb = (158, 160, 166)
+    tile: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
     """All there is to see in one video."""
 
-    camera: Camera
+    camera: Camera | CameraPath
     floor: Floor
     solids: tuple[Solid, ...]
 
