@@ -5,19 +5,30 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
 
 from toto.errors import UserError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: after a kill or a power cut the old file or the new one is there."""
+@contextmanager
+def file_atomically(path: Path) -> Iterator[BufferedRandom]:
+    """Write a file that takes the name `path` at the end, replacing what was there.
+
+    After a kill or a power cut the old file or the new one is there.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
+    with temporary.open("w+b") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, see `file_atomically`."""
+    with file_atomically(path) as file:
+        file.write(data)
 
 
 @contextmanager

@@ -12,15 +12,15 @@ from media_files import encode, moving
 from PIL import Image
 
 from toto.media.file import MediaInfo
-from toto.media.pool import Chunk, DecodePool, End, Failure
-from toto.media.sources import Item
-from toto.media.view import View
+from toto.media.item import Location
+from toto.media.pool import Chunk, DecodePool, End, Failure, Task
+from toto.media.view import Limits, View
 
 VIEW = View(stride=1, size=16)
 
 
-def items_of(*paths):
-    return [Item(str(path), str(path), None, None) for path in paths]
+def tasks_of(*paths):
+    return [Task(Location(str(path))) for path in paths]
 
 
 def collect(stream):
@@ -29,7 +29,7 @@ def collect(stream):
     for number, result in stream:
         assert number == open_item
         if isinstance(result, Chunk):
-            frames.append(result.frames)
+            frames.append(result.frames[:, 0])
         else:
             results.append((np.concatenate(frames) if frames else None, result))
             open_item, frames = open_item + 1, []
@@ -48,7 +48,7 @@ def media(tmp_path):
         text = tmp_path / f"{i}.txt"
         text.write_text("text")
         paths += [picture, text, tmp_path / f"{i}.none"]
-    return items_of(*paths)
+    return tasks_of(*paths)
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_same_for_any_number_of_workers(media):
                     assert (frames is None) == (other is None)
                     assert frames is None or np.array_equal(frames, other)
     ends = [end for _, end in expected or []]
-    assert ends[0] == End(MediaInfo("video", 64, 48, 25.0, 150), 150)
-    assert ends[1] == End(MediaInfo("image", 64, 48, None, 1), 1)
+    assert ends[0] == End(MediaInfo("video", 64, 48, 25.0, 150), 25.0, 150)
+    assert ends[1] == End(MediaInfo("image", 64, 48, None, 1), None, 1)
     assert ends[2] == Failure("not media (text)", retry=False)
     assert ends[3] == Failure("no such file", retry=False)
 
@@ -83,8 +83,8 @@ def test_nothing_to_do():
 
 
 def test_hang(fifo, media):
-    with DecodePool(VIEW, 2, seconds=1.5) as pool:
-        results = collect(pool.stream([*items_of(fifo), *media]))
+    with DecodePool(VIEW, 2, Limits(seconds=1.5)) as pool:
+        results = collect(pool.stream([*tasks_of(fifo), *media]))
     assert results[0][1] == Failure("time limit: nothing decoded for 1.5 s", retry=True)
     assert sum(isinstance(end, End) for _, end in results[1:]) == 10
 
@@ -98,7 +98,7 @@ def test_worker_dies(fifo, media, number, reason, retry):
         victim = pool._workers[0].process.pid
         timer = threading.Timer(1.5, os.kill, (victim, number))
         timer.start()
-        results = collect(pool.stream([*items_of(fifo), *media[:4]]))
+        results = collect(pool.stream([*tasks_of(fifo), *media[:4]]))
         timer.join()
     failure = results[0][1]
     assert isinstance(failure, Failure)
@@ -109,8 +109,8 @@ def test_worker_dies(fifo, media, number, reason, retry):
 def test_memory_limit(tmp_path, media):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (11500, 11500)).save(bomb)  # half a gigabyte as RGB
-    with DecodePool(VIEW, 1, memory=2**28) as pool:
-        results = collect(pool.stream([*items_of(bomb), *media[:2]]))
+    with DecodePool(VIEW, 1, Limits(memory=0.25)) as pool:
+        results = collect(pool.stream([*tasks_of(bomb), *media[:2]]))
     assert results[0][1] == Failure("memory limit: more than 0.2 GiB", retry=True)
     assert [type(end) for _, end in results[1:]] == [End, End]
 
@@ -119,8 +119,37 @@ def test_error_of_the_machine(media):
     for workers in (0, 1):
         with DecodePool(VIEW, workers) as pool:
             with pytest.raises(OSError, match="Input/output error"):
-                collect(pool.stream([*media[:2], *items_of("/proc/self/mem"), *media]))
+                collect(pool.stream([*media[:2], *tasks_of("/proc/self/mem"), *media]))
             assert len(collect(pool.stream(media[:3]))) == 3
+
+
+def test_vanished_mount(tmp_path, media):
+    """A mount that goes leaves its empty folder behind; a missing file has others around it."""
+    mount = tmp_path / "mount"
+    (mount / "below").mkdir(parents=True)
+    lost = tasks_of(mount / "below/a.mp4", mount / "b.mp4")
+    for workers in (0, 1):
+        with DecodePool(VIEW, workers) as pool:
+            with pytest.raises(OSError, match="is its mount gone"):
+                collect(pool.stream([media[0], lost[0]]))
+            (result,) = collect(pool.stream(lost[1:]))
+            assert result[1] == Failure("no such file", retry=False)
+
+
+def test_clips_and_places(media):
+    """A task is a clip as `read_clip` gives it, with a square at each place."""
+    location = media[0].location
+    whole = np.concatenate([f for f, _ in [collect_all(location, 0, None)]])
+    clip, end = collect_all(location, 70, 9)
+    assert np.array_equal(clip, whole[70:79]) and end.frames == 9
+    assert not np.array_equal(whole[:, 0], whole[:, 1])
+
+
+def collect_all(location, first, frames):
+    with DecodePool(VIEW, 1) as pool:
+        parts = [r for _, r in pool.stream([Task(location, (0.0, 1.0), first, frames)])]
+    assert all(part.frames.shape[1:] == (2, 3, 16, 16) for part in parts[:-1])
+    return np.concatenate([part.frames for part in parts[:-1]]), parts[-1]
 
 
 def test_a_stream_given_up_leaves_nothing(media):
@@ -135,9 +164,9 @@ def test_a_stream_given_up_leaves_nothing(media):
 def test_slow_consumer(tmp_path):
     """A worker that waits for its reader is not one that hangs, and does not fill the memory."""
     path = encode(tmp_path / "a.mp4", moving(1000, 16, 16))
-    with DecodePool(View(1, 128), 2, seconds=0.7) as pool:
+    with DecodePool(View(1, 128), 2, Limits(seconds=0.7)) as pool:
         ends = 0
-        for step, (_, result) in enumerate(pool.stream(items_of(*[path] * 3))):
+        for step, (_, result) in enumerate(pool.stream(tasks_of(*[path] * 3))):
             if step in (1, 20):
                 time.sleep(1.5)
             ends += isinstance(result, End)
@@ -146,13 +175,13 @@ def test_slow_consumer(tmp_path):
 
 SCRIPT = """
 import sys
-from toto.media.pool import DecodePool
-from toto.media.sources import Item
+from toto.media.item import Location
+from toto.media.pool import DecodePool, Task
 from toto.media.view import View
 if __name__ == "__main__":
     with DecodePool(View(), 2) as pool:
         print(*[worker.process.pid for worker in pool._workers], flush=True)
-        list(pool.stream([Item(path, path, None, None) for path in sys.argv[1:]]))
+        list(pool.stream([Task(Location(path)) for path in sys.argv[1:]]))
 """
 
 

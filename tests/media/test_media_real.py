@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from toto.media.pool import Chunk, DecodePool, End, Failure
+from toto.media.pool import Chunk, DecodePool, End, Failure, Task
 from toto.media.sources import read_source
-from toto.media.video import decoder_name, read_clip, read_frames
-from toto.media.view import View, square
+from toto.media.video import read_clip, read_frames
+from toto.media.view import Limits, View
 
 pytestmark = pytest.mark.real
 
@@ -25,8 +24,9 @@ def real():
 
 def outcomes(items):
     result = {}
-    with DecodePool(View(stride=1, size=32), 2, seconds=20, memory=2**30) as pool:
-        for number, part in pool.stream(items):
+    view = View(stride=1, size=32, step="index")
+    with DecodePool(view, 2, Limits(seconds=20.0, memory=1.0)) as pool:
+        for number, part in pool.stream(Task(item.location) for item in items):
             if not isinstance(part, Chunk):
                 result[items[number].key] = part
     return result
@@ -94,8 +94,11 @@ def test_awkward_reasons(real):
 def test_published_frames(real, video, index, reference):
     folder = real / "awkward/meta-pytorch_torchcodec/test/resources"
     picture = torch.load(folder / reference, weights_only=True).numpy()
-    (frame,) = read_clip(str(folder / video), index, 1, View(1, 64))
-    assert np.array_equal(frame, square(Image.fromarray(picture), 64))
+    _, height, width = picture.shape if picture.shape[0] == 3 else (0, *picture.shape[:2])
+    hwc = picture.transpose(1, 2, 0) if picture.shape[0] == 3 else picture
+    (frame,) = read_clip(str(folder / video), index, 1, View(1, height, "index"))
+    left = round((width - height) / 2)
+    assert np.array_equal(frame, hwc[:, left : left + height].transpose(2, 0, 1))
 
 
 def videos(real):
@@ -122,14 +125,3 @@ def test_clips_are_slices(real):
             assert np.array_equal(clip, everything[max(first, 0) :][:4]), (path, first)
             compared += 1
     assert compared > 50
-
-
-def test_torchcodec_agrees(real):
-    try:
-        decoder_name("torchcodec")
-    except Exception as error:
-        pytest.skip(str(error))
-    view = View(stride=8, size=32)
-    for path in sorted((real / "video").rglob("*.mp4"))[::3]:
-        ours = read_clip(str(path), 2, 3, view)
-        assert np.array_equal(ours, read_clip(str(path), 2, 3, view, decoder="torchcodec")), path

@@ -1,14 +1,15 @@
 """What a file is, by its first bytes; and whose fault an error is, the file's or the machine's."""
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from errno import EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
-from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from toto.errors import MediaError
+from toto.media.item import Location
 
 Kind = Literal["video", "image"]
 
@@ -53,6 +54,20 @@ class MediaInfo:
     frames: int | None
 
 
+@runtime_checkable
+@runtime_checkable
+class Readable(Protocol):
+    """What is asked of an open file."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def tell(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
 class MediaFile:
     """A file open for reading that remembers the machine's error.
 
@@ -60,7 +75,7 @@ class MediaFile:
     `machine_error` tells afterwards what really happened.
     """
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self.machine_error: OSError | None = None
 
@@ -84,20 +99,15 @@ class MediaFile:
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[MediaFile]:
-    """Open a file so that what goes wrong inside is told apart.
+def open_file(location: Location) -> Iterator[MediaFile]:
+    """Open the bytes of an item so that what goes wrong inside is told apart.
 
     Raises:
         MediaError: no such file, or what the body raises.
-        OSError: the machine failed, whatever the body made of it.
+        OSError: the machine failed, whatever the body made of it. Behind a URL that is every error
+            of the protocol's library, except that there is no such file.
     """
-    try:
-        opened = Path(path).open("rb")  # noqa: SIM115  closed below, after the errors are sorted
-    except OSError as error:
-        if error.errno in _NOT_A_FILE:
-            raise MediaError(_NOT_A_FILE[error.errno]) from None
-        raise
-    with opened:
+    with closing(_open(location)) as opened:
         file = MediaFile(opened)
         try:
             yield file
@@ -107,6 +117,53 @@ def open_file(path: str) -> Iterator[MediaFile]:
             raise
         if file.machine_error is not None:
             raise file.machine_error
+
+
+def _open(location: Location) -> Readable:
+    path = location.path
+    if location.part is None:
+        return io.BufferedReader(open_path(path), _buffer(path))
+    kind, _, where = location.part.partition(":")
+    # What only some items need is imported by the workers that read them.
+    if kind == "bytes":
+        from toto.media.archive import Window
+
+        offset, size = map(int, where.split("+"))
+        window = Window(open_path(path, block=size), offset, size)
+        return io.BufferedReader(window, _buffer(path))
+    if kind == "member":
+        from toto.media.archive import open_member
+
+        return open_member(path, where)
+    if kind == "row":
+        from toto.media.tables import open_cell
+
+        row, _, column = where.partition(":")
+        return open_cell(path, int(row), column)
+    raise ValueError(f"{path!r}: part {location.part!r} is no file")
+
+
+def open_path(path: str, block: int | None = None) -> io.RawIOBase:
+    """Open a local file or a URL, unbuffered. From a URL, `block` bytes are asked for at once.
+
+    Raises:
+        MediaError: no such file.
+        OSError: the machine failed.
+    """
+    if "://" in path:
+        from toto.media.remote import Remote
+
+        return Remote(path, block)
+    try:
+        return Path(path).open("rb", buffering=0)
+    except OSError as error:
+        if error.errno in _NOT_A_FILE:
+            raise MediaError(_NOT_A_FILE[error.errno]) from None
+        raise
+
+
+def _buffer(path: str) -> int:
+    return 2**17 if "://" in path else io.DEFAULT_BUFFER_SIZE
 
 
 def kind_of(file: MediaFile) -> Kind:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from toto.errors import UserError
-from toto.media.pool import Chunk, DecodePool, End, Failure
-from toto.media.sources import Item
+from toto.media.item import Item
+from toto.media.pool import Chunk, DecodePool, End, Failure, Task
 from toto.media.view import View
 from toto.progress import console, progress
 
@@ -50,9 +50,9 @@ def _draw(
         progress("decode frames", len(items), "files") as advance,
     ):
         reservoir = _Reservoir(each, 0)
-        for number, part in decoders.stream(items):
+        for number, part in decoders.stream(Task(item.location) for item in items):
             if isinstance(part, Chunk):
-                reservoir.add(part.frames)
+                reservoir.add(part.frames[:, 0])
                 continue
             if isinstance(part, End):
                 pool.append(np.stack(reservoir.frames))

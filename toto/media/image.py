@@ -1,16 +1,18 @@
 """Still images and animations (GIF, WebP, APNG, AVIF), through Pillow."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from toto.errors import MediaError
+from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
 from toto.media.file import MediaFile, MediaInfo, short
-from toto.media.view import MAX_PIXELS, check_pixels, square, to_rgb
+from toto.media.picture import Picture
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 # The pages of a TIFF and the pictures of an MPO are no animation.
@@ -25,6 +27,20 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Turns that put the right (lower) end of a picture first.
+_FROM_THE_RIGHT = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.TRANSVERSE,
+)
+_FROM_BELOW = (
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+)
+_NO_DURATION = 0.1  # seconds that browsers show a picture for that names no time
 
 
 class ImageDecoder:
@@ -48,22 +64,33 @@ class ImageDecoder:
             frames=frames,
         )
 
-    def pictures(
-        self, stride: int, size: int, first: int = 0
-    ) -> Iterator[UInt8[np.ndarray, "3 size size"]]:
-        """Yield the kept frames from the `first` kept one on.
+    def pictures(self) -> Iterator[Picture]:
+        """Yield all pictures.
 
         Raises:
             MediaError: the bytes end early or make no sense.
         """
-        for index in range(first * stride, self.info.frames or 1, stride):
+        time = 0.0
+        for index in range(self.info.frames or 1):
             with _blaming_the_bytes(index):
                 self._image.seek(index)
-                rgb = to_rgb(self._image)
-                small = Image.fromarray(square(rgb, size).transpose(1, 2, 0))
-            if self._turn is not None:  # cheaper on the small square, which turns the same
-                small = small.transpose(self._turn)
-            yield np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+                rgb = to_rgb(self._image)  # at once: going back would decode from the start
+                duration = self._image.info.get("duration", 0) / 1000
+            yield Picture(time, partial(self._squares, rgb))
+            time += duration or _NO_DURATION
+
+    def _squares(
+        self, rgb: Image.Image, size: int, places: Sequence[float]
+    ) -> UInt8[np.ndarray, "places 3 size size"]:
+        if self._turn is None:
+            return np.stack([square(rgb, size, place) for place in places])
+        # Turned once it is small: squares are cut along the other axis, perhaps from the far end.
+        width, height = rgb.size
+        far = _FROM_THE_RIGHT if width > height else _FROM_BELOW
+        cut = [1 - place if self._turn in far else place for place in places]
+        squares = [square(rgb, size, place).transpose(1, 2, 0) for place in cut]
+        turned = [np.asarray(Image.fromarray(s).transpose(self._turn)) for s in squares]
+        return np.ascontiguousarray(np.stack(turned).transpose(0, 3, 1, 2))
 
 
 @contextmanager

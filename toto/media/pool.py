@@ -1,20 +1,20 @@
-"""Decoding in worker processes: files in, frames out, in the order of the files.
+"""Decoding in worker processes: tasks in, frames out, in the order of the tasks.
 
 A worker that hangs, crashes or takes too much memory costs the file that it was reading.
 """
 
 import contextlib
+import errno
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -24,34 +24,48 @@ from jaxtyping import UInt8
 
 from toto.errors import MediaError, UserError
 from toto.media.file import MediaInfo
-from toto.media.sources import Item
+from toto.media.item import Location
 from toto.media.video import open_media
-from toto.media.view import View
+from toto.media.view import CENTRE, LIMITS, Limits, View
+from toto.processes import end_with_parent
 
-# How far the workers may run ahead of what is taken, per worker: in items, and in chunks (3 MiB
-# at 128 pixels). Items are small images, or videos that fill the chunks.
-_ITEMS_AHEAD = 8
-_CHUNKS_AHEAD = 4
+# How far the workers may run ahead of what is taken, per worker: in tasks, and in chunks (of less
+# than 1 MiB). Tasks are small images, or videos that fill the chunks.
+_TASKS_AHEAD = 8
+_CHUNKS_AHEAD = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to read: all kept frames of an item, or `frames` of them from `first` on."""
+
+    location: Location
+    places: tuple[float, ...] = (CENTRE,)
+    first: int = 0
+    frames: int | None = None
+    count_only: bool = False
+    """say how many frames are kept, and give none"""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next kept frames of an item, at most 64."""
+    """The next kept frames, each with a square at each of the task's places."""
 
-    frames: UInt8[np.ndarray, "frames 3 size size"]
+    frames: UInt8[np.ndarray, "frames places 3 size size"]
 
 
 @dataclass(frozen=True)
 class End:
-    """An item was read to its end: what it says of itself, and how many frames were kept."""
+    """A task is done: what the file says of itself, its nominal rate, and how many were kept."""
 
     info: MediaInfo
+    fps: float | None
     frames: int
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item could not be read: its chunks until now are of no use.
+    """A task could not be done: its chunks until now are of no use.
 
     Attributes:
         reason: in one line.
@@ -66,28 +80,24 @@ Result = Chunk | End | Failure
 
 
 class DecodePool:
-    """Workers that decode items; a context manager.
+    """Workers that decode; a context manager.
 
     Args:
         view: which frames to keep, and their size.
         workers: processes. 0 decodes in this process, without protection against hangs, crashes
             and memory.
-        seconds: a worker is killed that has decoded nothing for so long.
-        memory: bytes of address space that a worker may take, beyond what it starts with (Linux).
+        limits: what one task may take; a worker that takes more is killed.
 
     Raises:
         UserError: a negative number of workers.
     """
 
-    def __init__(
-        self, view: View, workers: int, seconds: float | int = 120, memory: int = 4 * 2**30
-    ) -> None:
+    def __init__(self, view: View, workers: int, limits: Limits = LIMITS) -> None:
         if workers < 0:
             raise UserError(f"workers {workers}: must be 0 or more")
         self._view = view
         self._count = workers
-        self._seconds = seconds
-        self._memory = memory
+        self._limits = limits
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "DecodePool":
@@ -104,8 +114,8 @@ class DecodePool:
             worker.stop()
         self._workers.clear()
 
-    def stream(self, items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Yield, item after item, the item's number with its chunks and its end or failure.
+    def stream(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        """Yield, task after task, the task's number with its chunks and its end or failure.
 
         The order and the contents do not depend on the number of workers. One stream at a time.
 
@@ -114,19 +124,19 @@ class DecodePool:
             RuntimeError: a worker met a bug, or could not start.
         """
         if not self._count:
-            for number, item in enumerate(items):
-                for result in _decode(item.path, self._view, self._memory):
+            for number, task in enumerate(tasks):
+                for result in _decode(task, self._view, self._limits):
                     yield number, result
             return
         self._start()
         try:
-            yield from self._stream(enumerate(items))
+            yield from self._stream(enumerate(tasks))
         finally:  # if the stream is given up, nothing of it may turn up in the next
             for worker in [worker for worker in self._workers if worker.task is not None]:
                 self._drop(worker)
 
-    def _stream(self, tasks: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Result]]:
-        waiting: dict[int, deque[Result]] = {}  # of the items begun, in order
+    def _stream(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[tuple[int, Result]]:
+        waiting: dict[int, deque[Result]] = {}  # of the tasks begun, in order
         while self._assign(tasks, waiting):
             head = next(iter(waiting))
             results = waiting[head]
@@ -138,16 +148,16 @@ class DecodePool:
                     del waiting[head]
                 yield head, result
 
-    def _assign(self, tasks: Iterator[tuple[int, Item]], waiting: dict[int, deque[Result]]) -> bool:
+    def _assign(self, tasks: Iterator[tuple[int, Task]], waiting: dict[int, deque[Result]]) -> bool:
         """Give the idle workers something to do; False when all is done."""
         self._start()
         for worker in self._workers:
-            if worker.task is None and len(waiting) < _ITEMS_AHEAD * self._count:
-                number, item = next(tasks, (-1, None))
-                if item is None:
+            if worker.task is None and len(waiting) < _TASKS_AHEAD * self._count:
+                number, task = next(tasks, (-1, None))
+                if task is None:
                     break
                 waiting[number] = deque()
-                worker.give(number, item.path)
+                worker.give(number, task)
         return bool(waiting)
 
     def _receive(self, waiting: dict[int, deque[Result]], head: int) -> None:
@@ -157,7 +167,7 @@ class DecodePool:
         busy = [worker for worker in self._workers if worker.task is not None]
         # The head's results leave at once; the others wait in their pipes when it gets too much.
         heard = {w.connection: w for w in busy if w.task == head or not full}
-        patience = min(w.since for w in busy) + self._seconds - time.monotonic()
+        patience = min(w.since for w in busy) + self._limits.seconds - time.monotonic()
         for ready in connection.wait(list(heard), timeout=min(max(0.0, patience), 60.0)):
             worker = heard[ready]  # type: ignore[index]
             assert worker.task is not None
@@ -171,15 +181,17 @@ class DecodePool:
             if isinstance(result, Failure) and (result.retry or not worker.process.is_alive()):
                 self._drop(worker)
         for worker in busy:
-            if worker.task is not None and worker.hangs(self._seconds):
+            if worker.task is not None and worker.hangs(self._limits.seconds):
                 waiting[worker.task].append(
-                    Failure(f"time limit: nothing decoded for {self._seconds:g} s", retry=True)
+                    Failure(
+                        f"time limit: nothing decoded for {self._limits.seconds:g} s", retry=True
+                    )
                 )
                 self._drop(worker)
 
     def _start(self) -> None:
         while len(self._workers) < self._count:
-            self._workers.append(_Worker(self._view, self._memory))
+            self._workers.append(_Worker(self._view, self._limits))
 
     def _drop(self, worker: "_Worker") -> None:
         if worker in self._workers:
@@ -190,11 +202,13 @@ class DecodePool:
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, view: View, memory: int) -> None:
+    def __init__(self, view: View, limits: Limits) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe(duplex=True)
+        self.connection, results = context.Pipe(duplex=False)
+        tasks, self._tasks = context.Pipe(duplex=False)
+        _widen(results)
         self.process = context.Process(
-            target=_work, args=(theirs, view, memory), name="toto-decode", daemon=True
+            target=_work, args=(tasks, results, view, limits), name="toto-decode", daemon=True
         )
         # Ctrl-C reaches all processes of a terminal, and one that is just starting would print a
         # traceback. The mask is inherited; the tracker, started on the way, would reset it.
@@ -204,17 +218,18 @@ class _Worker:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
+        tasks.close()
+        results.close()
         self.task: int | None = None
         self.since = float("inf")  # no limit until it has started
 
-    def give(self, number: int, path: str) -> None:
+    def give(self, number: int, task: Task) -> None:
         self.task = number
         if self.since < float("inf"):
             self.since = time.monotonic()
         # If it died while idle, receiving will tell.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(path)
+            self._tasks.send(task)
 
     def receive(self) -> Result | Exception | None:
         """The next result; what killed the worker if there is none; None if it just started."""
@@ -236,6 +251,7 @@ class _Worker:
     def stop(self) -> None:
         self.task = None
         self.connection.close()
+        self._tasks.close()
         self.process.kill()
         self.process.join(1.0)  # one that the kernel holds, on a lost mount, must not hold us
 
@@ -251,58 +267,82 @@ class _Worker:
         return Failure(f"the decoder crashed ({how})", retry=False)
 
 
-def _decode(path: str, view: View, memory: int) -> Iterator[Result]:
+def _decode(task: Task, view: View, limits: Limits) -> Iterator[Result]:
     try:
         frames = 0
-        with open_media(path) as media:
-            for chunk in media.chunks(view):
+        with open_media(task.location) as media:
+            if task.count_only:
+                frames = media.count(view)
+                yield End(media.info, media.fps, frames)
+                return
+            for chunk in media.chunks(view, task.places, task.first, task.frames):
                 frames += len(chunk)
                 yield Chunk(chunk)
-            info = media.info
-        yield End(info, frames)
+            end = End(media.info, media.fps, frames)
+        yield end
     except MediaError as error:
+        _check_mount(task.location)
         yield Failure(str(error), retry=False)
     except MemoryError:
-        yield Failure(f"memory limit: more than {memory / 2**30:.1f} GiB", retry=True)
+        yield Failure(f"memory limit: more than {limits.memory:.1f} GiB", retry=True)
 
 
-def _work(pipe: connection.Connection, view: View, memory: int) -> None:
-    """Decode the files whose paths come through the pipe until it closes."""
+def _check_mount(location: Location) -> None:
+    """Blame the machine for a file that is gone with everything around it.
+
+    Raises:
+        OSError: nothing is left in the folder where it should be.
+    """
+    path = Path(location.path).absolute()
+    if "://" in location.path or path.exists():
+        return
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    if not any(folder.iterdir()):
+        raise OSError(errno.ENODEV, "the folder is empty: is its mount gone?", str(folder))
+
+
+def _widen(pipe: connection.Connection) -> None:
+    """Let a whole chunk fit in: a worker should decode, not wait until somebody reads."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # beyond what the system lets a user have
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 2**20)
+
+
+def _work(
+    tasks: connection.Connection, results: connection.Connection, view: View, limits: Limits
+) -> None:
+    """Do the tasks that come through one pipe until it closes, and answer through the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _limit_memory(memory)
+    end_with_parent()
+    _limit_memory(limits)
     try:
-        pipe.send("started")
+        results.send("started")
         while True:
-            for result in _decode_or_explain(pipe.recv(), view, memory):
-                pipe.send(result)
+            for result in _decode_or_explain(tasks.recv(), view, limits):
+                results.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has gone, or has no more use for this worker
 
 
-def _decode_or_explain(path: str, view: View, memory: int) -> Iterator[Result | Exception]:
+def _decode_or_explain(task: Task, view: View, limits: Limits) -> Iterator[Result | Exception]:
     try:
-        yield from _decode(path, view, memory)
+        yield from _decode(task, view, limits)
     except OSError as error:
         yield error
     except Exception:
-        yield RuntimeError(f"a bug met while decoding {path!r}:\n{traceback.format_exc()}")
+        yield RuntimeError(
+            f"a bug met while decoding {task.location.path!r}:\n{traceback.format_exc()}"
+        )
 
 
-def _end_with_parent() -> None:
-    """A worker stuck in a file would outlive a parent that is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _limit_memory(memory: int) -> None:
+def _limit_memory(limits: Limits) -> None:
     if sys.platform == "linux":
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        soft = psutil.Process().memory_info().vms + memory
+        soft = psutil.Process().memory_info().vms + int(limits.memory * 2**30)
         if hard != resource.RLIM_INFINITY:
             soft = min(soft, hard)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

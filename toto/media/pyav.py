@@ -1,8 +1,9 @@
 """Videos, through PyAV: sequentially, and at random places with the same bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import av
@@ -11,14 +12,16 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from toto.errors import MediaError
+from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
 from toto.media.file import MediaFile, MediaInfo, short
-from toto.media.view import MAX_PIXELS, check_pixels, square, to_rgb
+from toto.media.hdr import to_standard_range
+from toto.media.picture import Picture
 
 # A file that holds less than this part of what it declares is truncated.
 _COMPLETE = 0.8
@@ -67,8 +70,8 @@ class VideoDecoder:
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         decoded = _decode(container, stream)
         first = next(decoded)  # only a frame tells the rotation
-        self._decoded = chain([first], decoded)
-        self._convert = VideoReformatter()
+        self._frames = chain([first], decoded)
+        self._clock = Clock(stream)
         width, height = first.width, first.height
         if _quarter_turns(first) in (1, 3):
             width, height = height, width
@@ -81,17 +84,39 @@ class VideoDecoder:
             frames=stream.frames or None,
         )
 
-    def pictures(
-        self, stride: int, size: int, first: int = 0
-    ) -> Iterator[UInt8[np.ndarray, "3 size size"]]:
-        """Yield the kept frames from the `first` kept one on.
+    def pictures(self) -> Iterator[Picture]:
+        """Yield all pictures.
 
         Raises:
             MediaError: decoding stops early, or the file holds much less than it declares.
         """
-        for index, picture in enumerate(self._decoded):
-            if index >= first * stride and index % stride == 0:
-                yield _frame(picture, size, self._convert)
+        convert = VideoReformatter()
+        for frame in self._frames:
+            yield Picture(self._clock.time(frame.pts), partial(_squares, frame, convert))
+
+
+class Clock:
+    """Seconds since the first picture, always going on.
+
+    A picture without a time stamp, or whose stamp lies before the one ahead of it, comes one
+    nominal picture later than that.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._base = float(stream.time_base or 1 / 90000)
+        self._step = 1 / float(stream.average_rate or 30)
+        self._first: int | None = None
+        self._last = -self._step
+
+    def time(self, stamp: int | None) -> float:
+        """The time of the next picture."""
+        if stamp is not None and self._first is None:
+            self._first = stamp - round((self._last + self._step) / self._base)
+        later = self._last
+        if stamp is not None and self._first is not None:
+            later = (stamp - self._first) * self._base
+        self._last = later if later > self._last else self._last + self._step
+        return self._last
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -175,10 +200,14 @@ class Timeline:
     Attributes:
         times: the presentation time stamp of every frame, ascending.
         keys: those of the key frames, ascending.
+        seconds: the times in seconds from the first.
+        fps: frames a second, None where the file does not say.
     """
 
     times: Int64[np.ndarray, " frames"]
     keys: Int64[np.ndarray, " keys"]
+    seconds: list[float]
+    fps: float | None
 
 
 def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline | None:
@@ -211,26 +240,33 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline | 
         return None
     if not keys or len(set(times)) < len(times):
         return None
-    return Timeline(np.array(sorted(times), np.int64), np.array(sorted(keys), np.int64))
+    clock, rate = Clock(stream), stream.average_rate
+    times.sort()
+    return Timeline(
+        times=np.array(times, np.int64),
+        keys=np.array(sorted(keys), np.int64),
+        seconds=[clock.time(stamp) for stamp in times],
+        fps=float(rate) if rate else None,
+    )
 
 
-def seek_frames(
-    container: InputContainer,
-    stream: VideoStream,
-    timeline: Timeline,
-    wanted: range,
-    size: int,
-) -> list[UInt8[np.ndarray, "3 size size"]] | None:
-    """Decode the frames of the indices `wanted` (ascending, not empty) from the key frame before.
+class Unsure(Exception):
+    """Something differs from what the timeline says: only decoding from the start is right."""
 
-    None wherever something differs from what the timeline says: then only decoding from the start
-    gives the right frames.
+
+def seek_pictures(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, index: int
+) -> Iterator[tuple[int, Picture]]:
+    """Yield the pictures from `index` or before on, each with its index.
+
+    Raises:
+        Unsure: something differs from the timeline, or there is nothing to jump over; the pictures
+            until then were right.
     """
     times = timeline.times
-    key = int(np.searchsorted(timeline.keys, times[wanted[0]], side="right")) - 1
-    if key < 1:  # nothing to jump over
-        return None
-    frames: list[np.ndarray] = []
+    key = int(np.searchsorted(timeline.keys, times[index], side="right")) - 1
+    if key < 1:
+        raise Unsure
     convert = VideoReformatter()
     try:
         # Only the first packet names the encoder, and FFmpeg decodes the 4:4:4 of old x264 with
@@ -241,52 +277,76 @@ def seek_frames(
         landed = next(packets)
         start = landed.pts
         if start is None or start > timeline.keys[key] or start not in timeline.keys:
-            return None
-        index = int(np.searchsorted(times, start))
-        pictures = (picture for packet in chain([landed], packets) for picture in packet.decode())
+            raise Unsure
+        frames = (frame for packet in chain([landed], packets) for frame in packet.decode())
+        at = int(np.searchsorted(times, start))
         is_first = True
-        for picture in pictures:
-            assert isinstance(picture, VideoFrame)
-            if picture.pts is not None and picture.pts < start:
+        for frame in frames:
+            assert isinstance(frame, VideoFrame)
+            if frame.pts is not None and frame.pts < start:
                 continue  # an open group of pictures: shown before its key frame, which came first
-            if picture.pts != times[index]:
-                return None
+            if at == len(times) or frame.pts != times[at]:
+                raise Unsure
             # A recovery point within an intra refresh is marked as a key frame, but is none.
-            if is_first and not (picture.key_frame and picture.pict_type == PictureType.I):
-                return None
+            if is_first and not (frame.key_frame and frame.pict_type == PictureType.I):
+                raise Unsure
             is_first = False
-            if index in wanted:
-                frames.append(_frame(picture, size, convert))
-                if len(frames) == len(wanted):
-                    return frames
-            index += 1
+            yield at, Picture(timeline.seconds[at], partial(_squares, frame, convert))
+            at += 1
     except MemoryError:
         raise
     except FFmpegError:
-        pass
-    return None
+        raise Unsure from None
+    if at < len(times):
+        raise Unsure
 
 
-def _frame(
-    picture: VideoFrame, size: int, convert: VideoReformatter
-) -> UInt8[np.ndarray, "3 size size"]:
-    """One frame; `convert`, kept from picture to picture, saves 0.1 ms for each.
-
-    By default it would start threads for each, which takes ten times the conversion.
-    """
-    has_alpha = any(component.is_alpha for component in picture.format.components)
-    mode = "rgba" if has_alpha else "rgb24"
+def _squares(
+    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
+) -> UInt8[np.ndarray, "places 3 size size"]:
+    """The squares of a frame; `convert`, kept from frame to frame, saves 0.1 ms for each."""
+    turns = _quarter_turns(frame)
+    # Squares are cut before the picture is turned: along its other axis, perhaps from the far end.
+    backward = turns == 2 or turns == (1 if frame.width > frame.height else 3)
+    cut = [1 - place if backward else place for place in places]
     try:
-        pixels = convert.reformat(picture, format=mode, threads=1).to_ndarray()
+        squares = _convert(frame, convert, size, cut)
     except MemoryError:
         raise
     except FFmpegError as error:
-        raise MediaError(f"pixels of format {picture.format.name}: {short(error)}") from None
-    image = Image.fromarray(pixels)
-    small = square(to_rgb(image) if has_alpha else image, size)
-    return np.ascontiguousarray(np.rot90(small, _quarter_turns(picture), axes=(1, 2)))
+        raise MediaError(f"pixels of format {frame.format.name}: {short(error)}") from None
+    return np.ascontiguousarray(np.rot90(squares, turns, axes=(2, 3)))
 
 
-def _quarter_turns(picture: VideoFrame) -> int:
+def _convert(
+    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
+) -> UInt8[np.ndarray, "places 3 size size"]:
+    # By default each conversion would start threads, which takes ten times as long.
+    if any(component.is_alpha for component in frame.format.components):
+        pixels = convert.reformat(frame, format="rgba", threads=1).to_ndarray()
+        image = to_rgb(Image.fromarray(pixels))
+        return np.stack([square(image, size, place) for place in places])
+    short_side = min(frame.width, frame.height)
+    width = max(size, round(frame.width * size / short_side))
+    height = max(size, round(frame.height * size / short_side))
+    is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+    # Scaled before it is converted: with the whole picture in RGB first, reading takes half as
+    # long again (docs/log.md).
+    small = convert.reformat(
+        frame,
+        width=width,
+        height=height,
+        format="rgb48le" if is_hdr else "rgb24",
+        interpolation=Interpolation.AREA if size < short_side else Interpolation.BICUBIC,
+        threads=1,
+    ).to_ndarray()
+    if is_hdr:
+        small = to_standard_range(small, frame.color_trc == ColorTrc.ARIB_STD_B67)
+    corners = [(round((width - size) * p), round((height - size) * p)) for p in places]
+    squares = np.stack([small[y : y + size, x : x + size] for x, y in corners])
+    return squares.transpose(0, 3, 1, 2)
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
     """How often the picture must be turned by 90 degrees, counterclockwise."""
-    return round(picture.rotation / 90) % 4
+    return round(frame.rotation / 90) % 4

@@ -4,160 +4,198 @@ An image is a file of one frame. Which bytes come out depends on the file and th
 chunks, workers or the place where reading starts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
-from toto.errors import unknown
 from toto.media.file import MediaInfo, kind_of, open_file
 from toto.media.image import ImageDecoder, open_image
-from toto.media.pyav import Timeline, VideoDecoder, open_video, read_timeline, seek_frames
-from toto.media.torchcodec import TorchCodecDecoder, check_usable
-from toto.media.view import View
+from toto.media.item import Location
+from toto.media.numbered import NumberedFrames
+from toto.media.picture import Moments, Picture, kept, moments, nominal_rate
+from toto.media.pyav import (
+    Timeline,
+    Unsure,
+    VideoDecoder,
+    open_video,
+    read_timeline,
+    seek_pictures,
+)
+from toto.media.view import CENTRE, View
 
-Decoder = ImageDecoder | VideoDecoder | TorchCodecDecoder
-DECODERS = ("auto", "pyav", "torchcodec")
+Decoder = ImageDecoder | VideoDecoder | NumberedFrames
+
+# Frames at a time, and their bytes: what fits into a pipe of 1 MiB.
+_CHUNK, _CHUNK_BYTES = 64, 3 * 2**18
 
 
 class OpenMedia:
     """One open file: what it says of itself, and its frames, once."""
 
-    def __init__(self, info: MediaInfo, decoder: Decoder) -> None:
-        self.info = info
+    def __init__(self, location: Location, decoder: Decoder) -> None:
+        self.info: MediaInfo = decoder.info
+        self.fps = nominal_rate(location, decoder.info.fps)
+        self._location = location
         self._decoder = decoder
 
     def chunks(
-        self, view: View, chunk: int = 64
-    ) -> Iterator[UInt8[np.ndarray, "frames 3 size size"]]:
-        """Yield all kept frames, at most `chunk` at a time.
+        self,
+        view: View,
+        places: Sequence[float] = (CENTRE,),
+        first: int = 0,
+        frames: int | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "frames places 3 size size"]]:
+        """Yield the kept frames from `first` on, at most `frames` or all, some at a time.
+
+        They come from the key frame before the first of them where that is sure to give the same
+        frames, else from the start of the file. Each frame gives a square at each of `places`.
 
         Raises:
             MediaError: the file is broken; the frames until then are of no use.
         """
-        pictures = self._decoder.pictures(view.stride, view.size)
-        while len(frames := _stack(islice(pictures, chunk), view.size)):
-            yield frames
+        stop = None if frames is None else first + frames
+        when = moments(view, self._location, self.fps)
+        squares = (p.squares(view.size, places) for p in self._kept(when, first, stop))
+        each = 3 * view.size**2 * len(places)
+        size = max(1, min(_CHUNK, _CHUNK_BYTES // each))
+        while chunk := list(islice(squares, size)):
+            yield np.stack(chunk)
 
-    def clip(self, first: int, frames: int, view: View) -> UInt8[np.ndarray, "frames 3 size size"]:
-        """The kept frames from `first` on, decoded from the start of the file."""
-        pictures = self._decoder.pictures(view.stride, view.size, first)
-        return _stack(islice(pictures, frames), view.size)
+    def count(self, view: View) -> int:
+        """How many frames are kept: from the packets where these tell, else by decoding.
 
+        Raises:
+            MediaError: the file is broken, as far as that was noticed.
+        """
+        when = moments(view, self._location, self.fps)
+        if isinstance(self._decoder, VideoDecoder):
+            version = _version(self._location)
+            if _timeline(self._location, version) is not None:
+                return len(_indices(self._location, version, when))
+        return sum(1 for _ in self._kept(when, 0, None))
 
-def decoder_name(decoder: str) -> str:
-    """The decoder that reads videos when `decoder` is asked for: "pyav" or "torchcodec".
-
-    "auto" is PyAV, which is part of every installation and was the faster one for clips.
-
-    Raises:
-        UserError: there is no such decoder, or it cannot be used here.
-    """
-    if decoder not in DECODERS:
-        raise unknown("decoder", decoder, DECODERS)
-    if decoder == "torchcodec":
-        check_usable()
-        return decoder
-    return "pyav"
+    def _kept(self, when: Moments, first: int, stop: int | None) -> Iterator[Picture]:
+        sought = 0
+        if (first or when.start) and isinstance(self._decoder, VideoDecoder):
+            try:
+                for picture in _seek(self._location, when, first, stop):
+                    yield picture
+                    sought += 1
+            except Unsure:
+                pass
+            else:
+                return
+        timed = ((picture.time, picture) for picture in self._decoder.pictures())
+        yield from islice(kept(timed, when), first + sought, stop)
 
 
 @contextmanager
-def open_media(path: str, decoder: str = "auto") -> Iterator[OpenMedia]:
-    """Open an image, an animation or a video.
+def open_media(where: Location | str) -> Iterator[OpenMedia]:
+    """Open an image, an animation, a video or a folder of numbered frames.
 
     Raises:
         MediaError: the file's own bytes are no media, or damaged.
         OSError: the machine failed.
-        UserError: the decoder cannot be used.
     """
-    name = decoder_name(decoder)
-    with open_file(path) as file:
+    location = where if isinstance(where, Location) else Location(where)
+    if location.part == "frames":
+        yield OpenMedia(location, NumberedFrames(location))
+        return
+    with open_file(location) as file:
         if kind_of(file) == "image":
             with open_image(file) as image:
-                yield OpenMedia(image.info, image)
+                yield OpenMedia(location, image)
         else:
             with open_video(file) as (container, stream):
-                video = VideoDecoder(container, stream)
-                chosen = TorchCodecDecoder(path) if name == "torchcodec" else video
-                yield OpenMedia(video.info, chosen)
+                yield OpenMedia(location, VideoDecoder(container, stream))
 
 
-def probe(path: str) -> MediaInfo:
+def probe(where: Location | str) -> MediaInfo:
     """Say what a file is; of a video, one frame is decoded.
 
     Raises:
         MediaError, OSError: as in `open_media`.
     """
-    with open_media(path) as media:
+    with open_media(where) as media:
         return media.info
 
 
 def read_frames(
-    path: str, view: View, chunk: int = 64, decoder: str = "auto"
+    where: Location | str, view: View
 ) -> Iterator[UInt8[np.ndarray, "frames 3 size size"]]:
-    """Read all kept frames of a file, in order, at most `chunk` at a time.
+    """Read all kept frames of a file, in order, some at a time; the square in the middle.
 
     Raises:
         MediaError: the file's own bytes are at fault, even if frames have come already: then the
             file as a whole is not to be used.
-        OSError, UserError: as in `open_media`.
+        OSError: as in `open_media`.
     """
-    with open_media(path, decoder) as media:
-        yield from media.chunks(view, chunk)
+    with open_media(where) as media:
+        for chunk in media.chunks(view):
+            yield chunk[:, 0]
 
 
 def read_clip(
-    path: str, first: int, frames: int, view: View, decoder: str = "auto"
+    where: Location | str, first: int, frames: int, view: View
 ) -> UInt8[np.ndarray, "frames 3 size size"]:
     """Read the kept frames `first` to `first + frames - 1`, fewer where the file ends before.
 
-    They are byte for byte those of `read_frames`. Reading starts at the key frame before the clip
-    where that is sure to give the same frames, else at the start of the file. Only what is read of
-    the file is checked.
+    They are byte for byte those of `read_frames`. Only what is read of the file is checked.
 
     Raises:
-        MediaError, OSError, UserError: as in `read_frames`.
+        MediaError, OSError: as in `read_frames`.
     """
-    if first > 0 and decoder_name(decoder) == "pyav":
-        sought = _seek_clip(path, first, frames, view)
-        if sought is not None:
-            return sought
-    with open_media(path, decoder) as media:
-        return media.clip(first, frames, view)
+    with open_media(where) as media:
+        chunks = [chunk[:, 0] for chunk in media.chunks(view, first=first, frames=frames)]
+    return np.concatenate(chunks) if chunks else np.empty((0, 3, view.size, view.size), np.uint8)
 
 
-def _seek_clip(
-    path: str, first: int, frames: int, view: View
-) -> UInt8[np.ndarray, "frames 3 size size"] | None:
-    """The clip by seeking, None where that is not possible or not sure."""
-    with open_file(path) as file:
-        if kind_of(file) == "image":
-            return None
-        status = Path(path).stat()
-        timeline = _timeline(path, status.st_size, status.st_mtime_ns)
-        if timeline is None:
-            return None
-        stop = min((first + frames) * view.stride, len(timeline.times))
-        wanted = range(first * view.stride, stop, view.stride)
-        if not wanted:
-            return _stack([], view.size)
-        with open_video(file) as (container, stream):
-            found = seek_frames(container, stream, timeline, wanted, view.size)
-    return None if found is None else _stack(found, view.size)
+def _seek(location: Location, when: Moments, first: int, stop: int | None) -> Iterator[Picture]:
+    """The kept pictures by seeking.
+
+    Raises:
+        Unsure: that is not possible or not sure; the pictures until then were right.
+    """
+    version = _version(location)
+    timeline = _timeline(location, version)
+    if timeline is None:
+        raise Unsure
+    indices = _indices(location, version, when)[first:stop].tolist()
+    if not indices:
+        return
+    with open_file(location) as file, open_video(file) as (container, stream):
+        pictures = seek_pictures(container, stream, timeline, indices[0])
+        at, picture = next(pictures)
+        for index in indices:
+            while at < index:
+                at, picture = next(pictures)
+            yield picture
+
+
+def _version(location: Location) -> tuple[int, int]:
+    """What changes when the file does, as far as it can be told without reading it."""
+    if "://" in location.path:
+        return 0, 0
+    status = Path(location.path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=64)  # it takes reading the whole file; several clips of a long one are usual
-def _timeline(path: str, size: int, modified: int) -> Timeline | None:
-    with open_file(path) as file, open_video(file) as (container, stream):
+def _timeline(location: Location, version: tuple[int, int]) -> Timeline | None:
+    with open_file(location) as file, open_video(file) as (container, stream):
         return read_timeline(container, stream)
 
 
-def _stack(
-    pictures: Iterable[UInt8[np.ndarray, "3 size size"]], size: int
-) -> UInt8[np.ndarray, "frames 3 size size"]:
-    frames = list(pictures)
-    return np.stack(frames) if frames else np.empty((0, 3, size, size), np.uint8)
+@lru_cache(maxsize=64)
+def _indices(
+    location: Location, version: tuple[int, int], when: Moments
+) -> Int64[np.ndarray, " kept"]:
+    """Which pictures of a video are kept; its timeline is known."""
+    timeline = _timeline(location, version)
+    assert timeline is not None
+    return np.fromiter(kept(zip(timeline.seconds, count(), strict=False), when), np.int64)
