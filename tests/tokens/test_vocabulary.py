@@ -29,6 +29,21 @@ def test_a_sequence_by_hand():
     assert VOCABULARY.sequence(CODES[:1], "image", 1).tolist() == [3, *TOKENS[:6], 2]
 
 
+def test_sequences_of_both_kinds_at_once_by_hand():
+    codes = np.stack((CODES, CODES, CODES))
+    images, lengths = np.array([False, True, False]), np.array([2, 2, 1])
+    assert VOCABULARY.sequences(codes, images, lengths).tolist() == [
+        [1, *TOKENS, 2],
+        [3, *TOKENS, 2],
+        [1, *TOKENS[:6], 2, 0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_the_largest_code_of_16_bits_is_a_token():
+    codes = np.full((1, 1, 1), 2**16 - 1, np.uint16)
+    assert Vocabulary(2**16, 1, 1).sequence(codes, "image", 1).tolist() == [3, 2**16 + 3, 2]
+
+
 def test_the_end_is_a_target_of_short_sequences_alone():
     whole = torch.tensor([[1, *TOKENS, 2]])
     inputs, targets = inputs_and_targets(whole)

@@ -1,68 +1,86 @@
 """The sequences of a run, read from token data sets."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import gcd
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt16
+from jaxtyping import Bool, Int, UInt16
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.tokens.mixture import Entry, Manifest, draw, in_validation, key_of, window_offset
+from toto.tokens.mixture import Entry, Manifest, Source, draw, places_of, split_values
+from toto.tokens.online import OnlineReader, Wanted
 from toto.tokens.store import ItemRow, TokenDataset
-from toto.tokens.vocabulary import Kind, Vocabulary
+from toto.tokens.vocabulary import Vocabulary
 
 # Weights that are not given are shares of a block of about so many sequences.
 _BLOCK = 1000
 
+# Drawing so many sequences costs little more than drawing a few: they are kept for the next batch.
+_PAGE = 4096
 
-def select(dataset: TokenDataset, split: str, fraction: float) -> Int[np.ndarray, " items"]:
+
+def select(dataset: TokenDataset, split: str, fraction: float) -> Int[np.ndarray, " chosen"]:
     """Index rows of the items that belong to a split ("train", "validation" or "test").
 
     A data set that names splits is taken at its word ("val" is validation). Where it names no
     validation, a hash of the key puts `fraction` of the training items there: at least one, which
-    in a data set too small for its fraction is the one with the smallest hash.
+    in a data set too small for its fraction is the one with the smallest hash. As a data set grows
+    that one can go back to training; no item ever goes from training to validation.
     """
-    names = dataset.column("split")
-    named = {split for split in names if split is not None}
-    if split == "test" or (split == "validation" and "val" in named):
-        return np.flatnonzero(names == {"test": "test", "validation": "val"}[split])
-    train = np.flatnonzero(names == "train") if named else np.arange(len(names))
-    if "val" in named:
+    return np.flatnonzero(_chosen(dataset, split, fraction))
+
+
+def _chosen(dataset: TokenDataset, split: str, fraction: float) -> Bool[np.ndarray, " rows"]:
+    names, splits = dataset.encoded("split")
+    if split == "test" or (split == "validation" and "val" in names):
+        return _named({"test": "test", "validation": "val"}[split], names, splits)
+    train = _named("train", names, splits) if names else splits == -1
+    if "val" in names:
         return train
-    keys = dataset.column("key")[train]
-    held_out = np.array([in_validation(key, fraction) for key in keys], bool)
-    if not held_out.any() and len(keys) > 1:
-        held_out[min(range(len(keys)), key=lambda i: key_of("split", keys[i]))] = True
-    return train[held_out if split == "validation" else ~held_out]
+    held_out = dataset.matching("hash", lambda hashes: split_values(hashes) < fraction) & train
+    if not held_out.any() and train.any():
+        values = split_values(dataset.column("hash"))
+        lowest = values[train].min()
+        held_out = train & (values == lowest) & (values[train].max() > lowest)
+    return held_out if split == "validation" else train & ~held_out
 
 
-class _Source:
-    """The items of one kind and split of one data set, and their clips."""
+def _named(
+    name: str, names: list[str], places: Int[np.ndarray, " rows"]
+) -> Bool[np.ndarray, " rows"]:
+    return places == (names.index(name) if name in names else len(names))
 
-    def __init__(
-        self, dataset: TokenDataset, kind: str, split: str, fraction: float, frames: int
-    ) -> None:
-        self.dataset, self.frames = dataset, frames
-        rows = select(dataset, split, fraction)
-        self.rows = rows[dataset.column("kind")[rows] == kind]
-        lengths = dataset.column("frames")[self.rows]
-        # A video that is shorter than a clip gives one short sequence.
-        windows = np.maximum(lengths // frames, 1) if kind == "video" else np.ones_like(lengths)
-        self.ends = np.cumsum(windows)
 
-    @property
-    def clips(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def locate(self, place: int) -> tuple[ItemRow, int]:
-        """The item that holds clip `place` of an epoch, and which of its windows it is."""
-        i = int(np.searchsorted(self.ends, place, side="right"))
-        before = int(self.ends[i - 1]) if i else 0
-        return self.dataset.item(int(self.rows[i])), place - before
+def sources_of(
+    dataset: TokenDataset, split: str, fraction: float, frames: int
+) -> dict[str, Source]:
+    """By kind, videos first, the items of a split; clips of videos have `frames` frames."""
+    chosen = _chosen(dataset, split, fraction)
+    kinds, kind_of = dataset.encoded("kind")
+    # The crops of an item stand in rows next to each other, crop 0 first.
+    crop = dataset.column("crop")
+    heads = crop == 0
+    sources = {}
+    for kind in sorted(kinds, reverse=True):
+        mine = chosen & heads & _named(kind, kinds, kind_of)
+        if not mine.any():
+            continue
+        crops = np.broadcast_to(np.int16(1), int(mine.sum()))
+        if crop.any():
+            crops = np.diff(np.flatnonzero(heads), append=len(crop)).astype(np.int16)[mine[heads]]
+        sources[kind] = Source(
+            np.flatnonzero(mine).astype(np.min_scalar_type(-len(mine))),
+            crops,
+            dataset.column("frames", mine, np.int32),
+            dataset.column("hash", mine),
+            frames if kind == "video" else 1,
+        )
+    return sources
 
 
 class Sequences:
@@ -72,25 +90,31 @@ class Sequences:
         UserError: a data set is not the one that the manifest was frozen with.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, device: str = "cpu", workers: int = 2) -> None:
+        """Clips of scanned data sets are decoded by `workers` and tokenized on `device`."""
         self.manifest = manifest
-        self.datasets = [TokenDataset(Path(entry.path)) for entry in manifest.entries]
-        for dataset, entry in zip(self.datasets, manifest.entries, strict=True):
-            if dataset.fingerprint != entry.fingerprint:
+        self._how_online = device, workers
+        opened = {entry.path: TokenDataset(Path(entry.path)) for entry in manifest.entries}
+        for entry in manifest.entries:
+            found = opened[entry.path].fingerprint
+            if found != entry.fingerprint:
                 raise UserError(
                     f"{entry.path} has changed under this run: its fingerprint was "
-                    f"{entry.fingerprint}, now it is {dataset.fingerprint}"
+                    f"{entry.fingerprint}, now it is {found}"
                 )
-        self.sources = [
-            _Source(
-                dataset, entry.kind, manifest.split, manifest.validation_fraction, manifest.frames
-            )
-            for dataset, entry in zip(self.datasets, manifest.entries, strict=True)
-        ]
+        how = manifest.split, manifest.validation_fraction, manifest.frames
+        sources = {path: sources_of(dataset, *how) for path, dataset in opened.items()}
+        self.datasets = [opened[entry.path] for entry in manifest.entries]
+        self.sources = [sources[entry.path][entry.kind] for entry in manifest.entries]
+        self._page = lru_cache(maxsize=4)(self._plan)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return self.datasets[0].vocabulary
+
+    @cached_property
+    def _online(self) -> OnlineReader:
+        return OnlineReader(self.manifest, self.datasets, self.sources, *self._how_online)
 
     @property
     def clips(self) -> int:
@@ -103,33 +127,97 @@ class Sequences:
 
     def describe(self, index: int) -> list[tuple[ItemRow, int]]:
         """The items of sequence `index`, each with its first kept frame there."""
-        drawn = draw(self.manifest, index)
-        source = self.sources[drawn.source]
-        found = []
-        for epoch, place in drawn.places:
-            item, window = source.locate(place)
-            slack = item.frames % self.manifest.frames if item.frames > self.manifest.frames else 0
-            offset = window_offset(self.manifest.seed, epoch, item.key, slack)
-            found.append((item, offset + window * self.manifest.frames))
-        return found
+        (part,) = self._parts(index, 1)
+        items = self.datasets[part.source].items(part.rows[0])
+        return list(zip(items, part.firsts[0].tolist(), strict=True))
 
     def codes(self, index: int) -> UInt16[np.ndarray, "frames rows cols"]:
         """The codes of sequence `index`."""
-        source = draw(self.manifest, index).source
-        dataset = self.datasets[source]
-        frames = self.manifest.frames if self.manifest.entries[source].kind == "video" else 1
-        codes = [dataset.codes(item, first, frames) for item, first in self.describe(index)]
-        return np.concatenate(codes)
+        codes, _, lengths = self._read(index, 1)
+        return codes[0, : lengths[0]]
 
     def sequence(self, index: int) -> Int[np.ndarray, " positions"]:
         """The tokens of sequence `index`, padded to the full length."""
-        entry = self.manifest.entries[draw(self.manifest, index).source]
-        kind: Kind = "video" if entry.kind == "video" else "image"
-        return self.vocabulary.sequence(self.codes(index), kind, self.manifest.frames)
+        return self.vocabulary.sequences(*self._read(index, 1))[0]
 
     def batch(self, first: int, count: int) -> Int[Tensor, "b t"]:
         """Sequences `first .. first + count`."""
-        return torch.from_numpy(np.stack([self.sequence(first + i) for i in range(count)]))
+        return torch.from_numpy(self.vocabulary.sequences(*self._read(first, count)))
+
+    def _read(
+        self, first: int, count: int
+    ) -> tuple[
+        UInt16[np.ndarray, "b frames rows cols"], Bool[np.ndarray, " b"], Int[np.ndarray, " b"]
+    ]:
+        """Codes of sequences, which of them are images, and how many of their frames count."""
+        frames = self.manifest.frames
+        codes = self.datasets[0].empty(count * frames)
+        images, lengths = np.zeros(count, bool), np.zeros(count, np.int64)
+        wanted: list[Wanted] = []
+        for part in self._parts(first, count):
+            # A video's clip fills its sequence; images follow each other in theirs.
+            places = part.indices - first
+            at = places[:, None] * frames + np.arange(part.rows.shape[1])
+            images[places] = self.manifest.entries[part.source].kind == "image"
+            if self.datasets[part.source].is_online:
+                clips = zip(part.epochs.flat, part.ranks.flat, at.flat, strict=True)
+                wanted += [Wanted(part.source, *map(int, clip)) for clip in clips]
+                continue
+            rows, firsts, counts = part.rows.ravel(), part.firsts.ravel(), part.frames.ravel()
+            self.datasets[part.source].gather(rows, firsts, counts, at.ravel(), codes)
+            lengths[places] = part.frames.sum(axis=1)
+        if wanted:
+            decoded = self._online.read(wanted, codes)
+            np.add.at(lengths, [want.at // frames for want in wanted], decoded)
+        return codes.reshape(count, frames, *codes.shape[1:]), images, lengths
+
+    def _parts(self, first: int, count: int) -> list["_Part"]:
+        """What each source gives to sequences `first .. first + count`."""
+        parts = []
+        for page in range(first // _PAGE, (first + count - 1) // _PAGE + 1):
+            for part in self._page(page):
+                begin, end = np.searchsorted(part.indices, (first, first + count)).tolist()
+                if begin < end:
+                    parts.append(part.slice(begin, end))
+        return parts
+
+    def _plan(self, page: int) -> list["_Part"]:
+        """What each source gives to the sequences of a page."""
+        indices = np.arange(page * _PAGE, (page + 1) * _PAGE)
+        parts = []
+        for share in draw(self.manifest, indices):
+            places = places_of(self.manifest, share.source, share.epochs, share.ranks)
+            source, seed = self.sources[share.source], self.manifest.seed
+            clips = source.locate(share.epochs.ravel(), places.ravel(), seed)
+            parts.append(
+                _Part(
+                    source=share.source,
+                    indices=indices[share.asked],
+                    rows=clips.rows.reshape(places.shape),
+                    firsts=clips.firsts.reshape(places.shape),
+                    frames=clips.frames.reshape(places.shape),
+                    epochs=share.epochs,
+                    ranks=share.ranks,
+                )
+            )
+        return parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sequences of one source: where each clip, or each image, of each of them lies."""
+
+    source: int
+    indices: Int[np.ndarray, " n"]
+    rows: Int[np.ndarray, "n clips"]
+    firsts: Int[np.ndarray, "n clips"]
+    frames: Int[np.ndarray, "n clips"]
+    epochs: Int[np.ndarray, "n clips"]
+    ranks: Int[np.ndarray, "n clips"]
+
+    def slice(self, begin: int, end: int) -> "_Part":
+        where = self.indices, self.rows, self.firsts, self.frames, self.epochs, self.ranks
+        return _Part(self.source, *(values[begin:end] for values in where))
 
 
 def freeze(
@@ -143,27 +231,22 @@ def freeze(
     """The manifest of a mixture of data sets.
 
     Raises:
-        UserError: tokenizers differ, a weight does not fit, or there is nothing for the split.
+        UserError: tokenizers or grids differ, a weight does not fit, or there is nothing for the
+            split.
     """
     if not datasets:
         raise UserError("no token data set is given")
-    first = datasets[0]
     for other in datasets[1:]:
-        if other.info["tokenizer"] != first.info["tokenizer"]:
-            raise UserError(
-                f"{first.folder} was made by tokenizer {first.info['tokenizer']}, "
-                f"{other.folder} by {other.info['tokenizer']}: they cannot be mixed"
-            )
+        _check_mixable(datasets[0], other)
     entries = []
     for i, dataset in enumerate(datasets):
-        kinds = [kind for kind in ("video", "image") if (dataset.column("kind") == kind).any()]
-        if weights and len(kinds) > 1:
+        sources = sources_of(dataset, split, fraction, frames)
+        if weights and len(dataset.encoded("kind")[0]) > 1:
             raise UserError(f"{dataset.folder} holds videos and images: give it no weight")
-        for kind in kinds:
-            clips = _Source(dataset, kind, split, fraction, frames).clips
-            if clips:
-                weight = weights[i] if weights else 0
-                entries.append((dataset, kind, weight, clips))
+        if weights and not sources and split == "train":
+            raise UserError(f"{dataset.folder} has weight {weights[i]}, but no item for training")
+        for kind, source in sources.items():
+            entries.append((dataset, kind, weights[i] if weights else 0, source.clips))
     if not entries:
         folders = ", ".join(str(dataset.folder) for dataset in datasets)
         raise UserError(f"{folders}: no item for the split {split!r}")
@@ -181,5 +264,14 @@ def freeze(
         frames=frames,
         split=split,
         validation_fraction=fraction,
-        tokenizer=first.info["tokenizer"],
+        tokenizer=datasets[0].info["tokenizer"],
     )
+
+
+def _check_mixable(first: TokenDataset, other: TokenDataset) -> None:
+    for name, said in (("tokenizer", "was made by tokenizer"), ("grid", "has a grid of")):
+        if other.info[name] != first.info[name]:
+            raise UserError(
+                f"{first.folder} {said} {first.info[name]}, "
+                f"{other.folder} {said} {other.info[name]}: they cannot be mixed"
+            )

@@ -44,16 +44,34 @@ class Vocabulary:
         """Tokens of a sequence of `frames` frames: start and end are two of them."""
         return frames * self.frame + 2
 
-    def sequence(
-        self, codes: Integer[np.ndarray, "frames rows cols"], kind: Kind, frames: int
-    ) -> Int[np.ndarray, " positions"]:
-        """The tokens of a clip or of packed images, padded to the length of `frames` frames."""
-        tokens = np.full(self.length(frames), PAD, np.int64)
-        end = codes.size + 1
-        tokens[0] = VIDEO if kind == "video" else IMAGES
-        tokens[1:end] = codes.reshape(-1).astype(np.int64) + OFFSET
-        tokens[end] = END
+    def sequences(
+        self,
+        codes: Integer[np.ndarray, "b frames rows cols"],
+        images: Bool[np.ndarray, " b"],
+        lengths: Int[np.ndarray, " b"],
+    ) -> Int[np.ndarray, "b positions"]:
+        """The tokens of clips, or of packed images where `images` says so.
+
+        Of `codes` the first `lengths` frames count; the rest of the sequence is padding.
+        """
+        count, frames = codes.shape[:2]
+        tokens = np.empty((count, self.length(frames)), np.int64)
+        tokens[:, 0] = np.where(images, IMAGES, VIDEO)
+        np.add(codes.reshape(count, -1), OFFSET, out=tokens[:, 1:-1], dtype=np.int64)
+        tokens[:, -1] = END
+        for short in np.flatnonzero(lengths < frames):
+            end = lengths[short] * self.frame + 1
+            tokens[short, end] = END
+            tokens[short, end + 1 :] = PAD
         return tokens
+
+    def sequence(
+        self, codes: Integer[np.ndarray, "_ rows cols"], kind: Kind, frames: int
+    ) -> Int[np.ndarray, " positions"]:
+        """The tokens of one clip or of packed images, padded to the length of `frames` frames."""
+        padded = np.zeros((1, frames, *codes.shape[1:]), codes.dtype)
+        padded[0, : len(codes)] = codes
+        return self.sequences(padded, np.array([kind == "image"]), np.array([len(codes)]))[0]
 
     def tokens(self, codes: Int[Tensor, "b frames rows cols"]) -> Int[Tensor, "b t"]:
         """Tokens of whole frames in raster order, without start and end."""
