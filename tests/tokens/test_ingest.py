@@ -1,6 +1,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -9,14 +10,18 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from tests.children import run_until_write, start
 from tests.tiny import make_dataset, make_images, make_videos, pictures, save_tokenizer, tokenizer
 from toto.errors import MediaError, UserError
-from toto.media.sources import Item, read_sources
-from toto.media.video import read_frames
+from toto.media.item import Item, Location
+from toto.media.sources import read_sources
+from toto.media.video import open_media, read_frames
 from toto.media.view import View
-from toto.tokens.ingest import Ingest, ingest
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
+from toto.tokens.mixture import key_of
 from toto.tokens.store import TokenDataset
 
 VIEW = View(stride=2, size=16)
@@ -117,6 +122,60 @@ def test_rows_and_counts_describe_the_items(whole, media):
     assert np.array_equal(whole.code_counts(np.array([2])), counts)
     assert whole.vocabulary.rows == whole.vocabulary.cols == 4
     whole.verify()
+
+
+def test_crops_are_stored_one_after_the_other(visual, tmp_path):
+    """Each crop of a video is one run of codes: those of the same square in all its frames."""
+    source = tmp_path / "source"
+    make_videos(source, [9, 21], side=16)
+    Image.fromarray(np.ascontiguousarray(pictures(1, 64, 5)[0, :, :20].transpose(1, 2, 0))).save(
+        source / "wide.png"
+    )
+    view = View(stride=2, size=16, crops=3, seed=4)
+    items = read_sources([str(source)])
+    data = ingest(items, visual, tmp_path / "data", Ingest(view, 8, 2), "it", workers=0)
+    assert (data.info["readable"], len(data), data.info["frames"]) == (3, 9, 3 * (5 + 11 + 1))
+    index = pq.read_table(data.folder / "index.parquet").to_pylist()
+    assert [row["crop"] for row in index] == [0, 1, 2] * 3
+    for i, row in enumerate(index):
+        item = next(item for item in items if item.key == row["key"])
+        places = view.places(row["hash"])
+        assert row["hash"] == key_of("item", row["key"])
+        with open_media(item.location) as media:
+            squares = np.concatenate(list(media.chunks(view, places)))[:, row["crop"]]
+        codes = tokenizer().encode(torch.from_numpy(np.ascontiguousarray(squares))).numpy()
+        assert np.array_equal(data.codes(data.item(i)), codes), row
+        slack = max(row["width"], row["height"]) - row["crop_side"]
+        corner = row["crop_x"] if row["width"] > row["height"] else row["crop_y"]
+        assert corner == pytest.approx(places[row["crop"]] * slack, rel=1e-6)
+
+
+def test_segments_and_provenance_reach_the_index(visual, tmp_path):
+    make_videos(tmp_path, [50])
+    location = Location(str(tmp_path / "video000.mp4"), start=0.4, end=1.2)
+    item = Item(location, "a@0.4-1.2", "run", "val", "manifest:mine.csv")
+    data = ingest([item], visual, tmp_path / "data", SETTINGS, "it", workers=0)
+    (row,) = pq.read_table(data.folder / "index.parquet").to_pylist()
+    assert (row["start"], row["end"], row["frames"]) == (0.4, 1.2, 10)
+    assert (row["label"], row["split"], row["source"]) == ("run", "val", "manifest:mine.csv")
+    assert (row["fps"], row["rate"]) == (25.0, 12.5)
+    assert data.hours() == pytest.approx(0.8 / 3600)
+    frames = np.concatenate(list(read_frames(str(tmp_path / "video000.mp4"), View(1, 16))))
+    codes = tokenizer().encode(torch.from_numpy(frames[10:30:2].copy())).numpy()
+    assert np.array_equal(data.codes(data.item(0)), codes)
+
+
+def test_a_scan_writes_the_same_rows_without_codes(whole, media, visual, tmp_path):
+    """But for files whose damage only decoding finds."""
+    how = replace(SETTINGS, online=True)
+    scan = ingest(read_sources([str(media)]), visual, tmp_path / "data", how, "it", workers=0)
+    names = ["key", "path", "kind", "frames", "fps", "rate", "width", "height", "hash", "split"]
+    rows = pq.read_table(scan.folder / "index.parquet", columns=names).to_pylist()
+    expected = pq.read_table(whole.folder / "index.parquet", columns=names).to_pylist()
+    damaged = {"video002b.mp4", "video003b.png"}
+    assert [row for row in rows if row["key"] not in damaged] == expected
+    assert not list((scan.folder / "shards").glob("*.npy"))
+    assert scan.info["tokenizer"] == whole.info["tokenizer"]
 
 
 def test_what_cannot_be_read_is_accounted_for(whole):
@@ -267,7 +326,7 @@ def test_other_settings_tokenizers_and_sources_are_refused(whole, media, visual,
 
 def test_a_second_writer_is_refused(visual, tmp_path):
     media = make_videos(tmp_path / "media", [3, 3, 3])
-    items = [*read_sources([str(media)]), Item(str(tmp_path / "pipe"), "pipe", None, None)]
+    items = [*read_sources([str(media)]), Item(Location(str(tmp_path / "pipe")), "pipe")]
     os.mkfifo(tmp_path / "pipe")  # the first writer waits until somebody writes into it
     child = start(tokenize, items, visual, tmp_path / "data")
     while not (tmp_path / "data/shards/00000.parquet").exists():

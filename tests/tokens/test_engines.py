@@ -1,0 +1,110 @@
+"""The same bytes, whoever writes the shards."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.children import start
+from tests.tiny import make_images, make_videos, save_tokenizer
+from toto.errors import UserError
+from toto.media.sources import read_sources
+from toto.media.view import View
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
+from toto.tokens.store import TokenDataset
+
+SETTINGS = Ingest(View(stride=2, size=16, crops=2), batch=8, shard_items=3)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    make_videos(folder, [5, 33, 1, 150, 12, 40, 8], side=24)
+    make_images(folder, 4)
+    (folder / "video001b.mp4").write_text("not a video at all")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def visual(tmp_path_factory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("visual") / "tokenizer")
+
+
+def make(media: Path, visual: Path, out: Path, devices=("cpu",), engine="local") -> TokenDataset:
+    items = read_sources([str(media)])
+    return ingest(items, visual, out, SETTINGS, "toto tokenize it", 1, devices, engine)
+
+
+@pytest.fixture(scope="module")
+def whole(media, visual, tmp_path_factory) -> TokenDataset:
+    return make(media, visual, tmp_path_factory.mktemp("whole") / "data")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_two_devices_change_no_byte(whole, media, visual, tmp_path):
+    make(media, visual, tmp_path / "data", ("cpu", "cpu"))
+    assert contents(tmp_path / "data") == contents(whole.folder)
+
+
+def servers(child: psutil.Process) -> list[psutil.Process]:
+    return [p for p in child.children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+@pytest.mark.parametrize("victim", ["parent", "server"])
+def test_a_kill_among_two_devices_loses_nothing(whole, media, visual, tmp_path, victim):
+    out = tmp_path / "data"
+    child = start(make, media, visual, out, ("cpu", "cpu"))
+    family: list[psutil.Process] = []
+    while len(servers(psutil.Process(child.pid))) < 2 or not list(out.glob("shards/*.npy")):
+        assert child.is_alive()
+        time.sleep(0.01)
+    family = psutil.Process(child.pid).children(recursive=True)
+    if victim == "parent":
+        child.kill()
+    else:
+        servers(psutil.Process(child.pid))[0].send_signal(signal.SIGKILL)
+    child.join(30)
+    assert child.exitcode not in (None, 0) or TokenDataset(out)
+    psutil.wait_procs(family, timeout=10)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    make(media, visual, out)
+    assert contents(out) == contents(whole.folder)
+
+
+def test_unknown_engine(media, visual, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'ray'"):
+        make(media, visual, tmp_path / "data", engine="rai")
+
+
+@pytest.mark.slow
+def test_ray_changes_no_byte(whole, media, visual, tmp_path):
+    """A real cluster of two workers; then again after what a kill would have left."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else it warns of its own future
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    try:
+        make(media, visual, tmp_path / "data", engine="ray")
+        assert contents(tmp_path / "data") == contents(whole.folder)
+        for name in ("index.parquet", "shards/00001.parquet", "shards/00002.npy"):
+            (tmp_path / "data" / name).unlink()
+        (tmp_path / "data/shards/00002.parquet").unlink()
+        make(media, visual, tmp_path / "data", engine="ray")
+        assert contents(tmp_path / "data") == contents(whole.folder)
+        text = tmp_path / "text"
+        text.mkdir()
+        (text / "a.mp4").write_text("no")
+        with pytest.raises(UserError, match="none of 1 files"):
+            make(text, visual, tmp_path / "none", engine="ray")
+    finally:
+        ray.shutdown()

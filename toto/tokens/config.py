@@ -1,0 +1,22 @@
+"""How media become a token data set."""
+
+from dataclasses import dataclass, field
+
+from toto.errors import at_least
+from toto.media.view import View
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How media become a token data set; all of it decides the bytes that are written."""
+
+    view: View = field(default_factory=View)
+    batch: int = 32
+    """frames in each pass through the tokenizer; the last one of a shard is padded"""
+    shard_items: int = 256
+    """items in each shard"""
+    online: bool = False
+    """only count the frames: training decodes and tokenizes them"""
+
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch, shard_items=self.shard_items)
