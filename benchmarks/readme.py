@@ -1,6 +1,8 @@
-"""Write the README's tables and picture from a demo's run and the JSON in benchmarks/results.
+"""Write the tables of README and docs from the JSON in benchmarks/results.
 
-make demo && python benchmarks/readme.py runs/demo
+python benchmarks/readme.py [RUN]
+
+RUN is the folder of a finished demo, whose figures and picture are taken over first.
 """
 
 import base64
@@ -8,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,28 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    run = Path(sys.argv[1])
+    if len(sys.argv) > 1:
+        take_over(Path(sys.argv[1]))
+    pages: dict[str, dict[str, Callable[[Any], str]]] = {
+        "README.md": {"demo": demo, "speed": speed, "data": data},
+        "docs/world.md": {"world": world},
+    }
+    results = {"demo": "demo", "speed": "gpu-pretrain", "data": "loader", "world": "world"}
+    for page, tables in pages.items():
+        path = HERE.parent / page
+        text = path.read_text()
+        for name, table in tables.items():
+            before, _, rest = text.partition(f"<!-- {name} -->")
+            block = f"<!-- {name} -->\n{table(read(results[name]))}\n<!-- /{name} -->"
+            text = before + block + rest.partition(f"<!-- /{name} -->")[2]
+        path.write_text(text)
+
+
+def take_over(run: Path) -> None:
     shutil.copy(run / "summary.json", HERE / "results" / "demo.json")
     moving = re.search(r"data:image/gif;base64,([^\"]+)", (run / "report.html").read_text())
     assert moving is not None, "the report shows no future"
     (HERE.parent / "docs" / "demo.gif").write_bytes(base64.b64decode(moving[1]))
-    readme = HERE.parent / "README.md"
-    text = readme.read_text()
-    for name, table in {"demo": demo(read("demo")), "speed": speed(read("gpu-pretrain"))}.items():
-        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
-        before, _, rest = text.partition(f"<!-- {name} -->")
-        text = before + block + rest.partition(f"<!-- /{name} -->")[2]
-    readme.write_text(text)
 
 
 def read(name: str) -> Any:
@@ -82,6 +95,41 @@ def speed(result: dict[str, Any]) -> str:
         "plain loop over transformers' `LlamaForCausalLM` at the same micro-batch; `-` did not fit."
     )
     return "\n".join([*filter(None, lines), "", note])
+
+
+def on(machine: dict[str, Any]) -> str:
+    return f"On {machine['cores']} CPU cores, torch {machine['torch']}, {machine['date']}."
+
+
+def world(result: dict[str, Any]) -> str:
+    rows = [f"| {name} | {value:,.0f} |" for name, value in result["rows"].items()]
+    table = "\n".join(["| at 128 px unless said | a second |", "|---|---|", *rows])
+    return f"{table}\n\n{on(result['machine'])}"
+
+
+def data(loader: dict[str, Any]) -> str:
+    ingest, world = read("ingest"), read("world")
+    opened = next(row for row in loader["rows"] if row["contender"] == "toto opens")
+    peers = [row for row in loader["rows"] if row["contender"] == "datasets"]
+    plain = max(
+        row["tokens_per_second"]
+        for row in peers
+        if row["format"] == "torch" and row["batches"] == "collated"
+    )
+    rows = [
+        "| | measured | compare |",
+        "|---|---|---|",
+        f"| loader, tokens/s from local shards | {loader['value'] / 1e6:,.0f} million | "
+        f"`DataLoader` over `datasets` as most run it {plain / 1e6:,.0f}, at its best settings "
+        f"{loader['peer_value'] / 1e6:,.0f} million |",
+        f"| opening {opened['items'] / 1e6:.0f} million items | {opened['seconds']:.1f} s, "
+        f"{opened['peak_mib']:,.0f} MiB | |",
+        f"| ingest, decoded frames/s ({ingest['rows']['files']} {ingest['rows']['media']} videos) "
+        f"| {ingest['value']:,.0f} | bare decoding {ingest['peer_value']:,.0f} |",
+        f"| embedded world, CATER look-alike at 128 px, frames/s of a core | {world['value']:,.0f} "
+        "| |",
+    ]
+    return "\n".join([*rows, "", on(loader["machine"])])
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ def folder(tmp_path_factory):
     details = {
         "vocabulary": dataset.vocabulary.to_dict(),
         "frames": FRAMES,
-        "stride": 2,
-        "size": SIDE,
+        "view": {"stride": 2, "size": SIDE},
         "tokenizer": dataset.info["tokenizer"],
     }
     save_model(model, details, folder / "tokenizer", folder / "run" / "model")

@@ -26,7 +26,8 @@ from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
 from toto.tokenizers.dvae import DVAE
-from toto.tokens.ingest import Ingest, ingest
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
 
 # 24 videos of 4 kept frames of 32 px: 4x4 codes of 32.
 TOKENIZER = (
@@ -373,7 +374,11 @@ def arguments_of(function) -> dict[str, str]:
         positional = "Positional" in str(parameter.annotation) or any(
             "Positional" in repr(note) for note in typing.get_args(parameter.annotation)[1:]
         )
-        options[name.upper() if positional else f"--{name.replace('_', '-')}"] = text
+        if dataclasses.is_dataclass(parameter.default):
+            assert text
+            options |= options_of(type(parameter.default), "", flat=True)
+        else:
+            options[name.upper() if positional else f"--{name.replace('_', '-')}"] = text
     return options
 
 
@@ -381,8 +386,8 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
     """Each help page of a command, and the options that belong on it."""
     if name == "demo":
         settings = options_of(cli.Demo, "", flat=False)
-        own = {k: v for k, v in arguments_of(cli.demo).items() if k != "--settings"}
-        return {name: settings | own}
+        own = arguments_of(cli.demo)
+        return {name: settings | {option: own[option] for option in ("--videos", "--out")}}
     recipes = {"pretrain": cli.pretrain_recipes, "tokenizer train": cli.tokenizer_recipes}
     if name in recipes:
         kind = cli.Pretrain if name == "pretrain" else cli.TrainDVAE
@@ -459,7 +464,9 @@ def test_an_unexpected_error_keeps_its_traceback(folder, tmp_path):
     """A bug, or a file of ours that something has damaged, is no mistake of the command line."""
     broken = tmp_path / "toto"
     shutil.copytree(Path(cli.__file__).parent, broken)
-    (broken / "studies" / "inspect.py").write_text("def describe(path, deep):\n    return 1 / 0\n")
+    (broken / "studies" / "inspect.py").write_text(
+        "def describe(path, deep):\n    return 1 / 0\nsequences_at = describe\n"
+    )
     environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
     code = "import sys; from toto.cli import main; sys.argv[1:] = ['inspect', 'tokens']; main()"
     command = [sys.executable, "-c", code]

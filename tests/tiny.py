@@ -12,7 +12,8 @@ from toto.media.view import View
 from toto.media.write import write_video
 from toto.tokenizers.dvae import DVAE
 from toto.tokenizers.sizes import DVAESize
-from toto.tokens.ingest import Ingest, ingest
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
 from toto.tokens.store import TokenDataset
 
 DVAE_SIZE = DVAESize(codebook_size=30, width=8, groups=2, blocks=1, decoder_input=8, patch=2)
@@ -36,11 +37,14 @@ def pictures(count: int, side: int, seed: int) -> np.ndarray:
     return np.stack([np.roll(pattern, (i, 2 * i), (1, 2)) for i in range(count)])
 
 
-def make_videos(folder: Path, lengths: Sequence[int], side: int = 16, seed: int = 0) -> Path:
+def make_videos(
+    folder: Path, lengths: Sequence[int], side: int = 16, seed: int = 0, width: int = 0
+) -> Path:
     """One MP4 for each length in frames."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, length in enumerate(lengths):
-        write_video(folder / f"video{i:03d}.mp4", pictures(length, side, 1000 * seed + i), fps=25)
+        frames = pictures(length, max(side, width), 1000 * seed + i)[:, :, :side]
+        write_video(folder / f"video{i:03d}.mp4", frames, fps=25)
     return folder
 
 

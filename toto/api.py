@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from toto.config import from_dict
 from toto.errors import UserError
 from toto.generation.continuation import continue_codes
 from toto.generation.sampling import Sampling
@@ -38,7 +39,7 @@ class Toto:
         self.vocabulary = Vocabulary(layout["codebook_size"], *layout["grid"])
         self.frames: int = details["frames"]
         """frames of the longest clip that the model reads"""
-        self.view = View(details["stride"], details["size"])
+        self.view = from_dict(View, details["view"], str(folder))
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "Toto":

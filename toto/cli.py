@@ -15,14 +15,20 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from toto.errors import MediaError, UserError, at_least, unknown
+from toto.media.view import LIMITS, Limits
+from toto.progress import console
 from toto.recipes import demo as demo_recipes
 from toto.recipes import pretrain as pretrain_recipes
 from toto.recipes import tokenizer as tokenizer_recipes
 from toto.recipes.demo import Demo
+from toto.tokens.config import Ingest
 from toto.training.config import Pretrain, TrainDVAE
 
 # What a machine, and no mistake or bug, does to a run.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES}
+_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES),
+    *(errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+}
 # A path that was given is a file where a folder is needed, or the other way round.
 _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
@@ -121,6 +127,8 @@ def _one_line(box: str, prog: str) -> str:
 class _Resumed:
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """folder of the run, which goes on with the settings it was begun with"""
+    workers: int = 2
+    """processes that decode media"""
 
 
 @dataclass(frozen=True)
@@ -129,11 +137,13 @@ class _Pretrain:
     recipe: OmitArgPrefixes[Pretrain]
     run: Path
     """folder of the run; begun there before, it goes on"""
+    workers: int = 2
+    """processes that decode, for data sets that store no codes"""
 
     def start(self) -> Path:
         from toto.training.runs import pretrain
 
-        pretrain(self.recipe, self.run)
+        pretrain(self.recipe, self.run, self.workers)
         return self.run / self.result
 
 
@@ -164,9 +174,9 @@ def _recipe_command(
         if arguments[:1] == ["--resume"]:
             from toto.training.runs import resume
 
-            run = _parse(_Resumed, arguments[1:], f"{prog} --resume").run
-            resume(run)
-            print(run / kind.result)
+            resumed = _parse(_Resumed, arguments[1:], f"{prog} --resume")
+            resume(resumed.run, resumed.workers)
+            print(resumed.run / kind.result)
             return
         name = arguments[0] if arguments else "--help"
         if name in ("-h", "--help"):
@@ -189,29 +199,35 @@ def world_make(
     out: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT")],
     count: int = 1000,
     seed: int = 0,
-    size: int = 128,
-    frames: int = 61,
-    fps: int = 30,
+    size: int | None = None,
+    frames: int | None = None,
+    fps: int | None = None,
+    policy: str | None = None,
+    camera_motion: bool = False,
     workers: int = 2,
 ) -> None:
-    """Render labelled videos of the embedded world.
+    """Render labelled pictures or videos of the embedded world, as a real data set is published.
 
     Args:
-        layout: what is written: actions (Kinetics CSV)
+        layout: what is written: actions (Kinetics CSV), images (ImageFolder), davis, cater, ego4d
         out: folder to write to
-        count: videos
+        count: videos, sequences or pictures
         seed: seed of all scenes
-        size: side of the frames in pixels
-        frames: frames of each video; 61 are 16 at stride 4
-        fps: frames a second
+        size: height of the frames in pixels (actions, images: 128; others: 240)
+        frames: frames of each video (actions: 61, davis: 40, cater: 301, ego4d: 120)
+        fps: frames a second (actions, ego4d: 30; davis, cater: 24)
+        policy: cater alone: who moves at once, all_actions (the default) or max2action
+        camera_motion: cater alone: the camera moves
         workers: processes that render
     """
-    from toto.world.layouts import LAYOUTS
+    from toto.world.layouts import LAYOUTS, write_world
 
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     at_least(1, count=count, workers=workers)
-    LAYOUTS[layout](out, count, seed, size=size, frames=frames, fps=fps, workers=workers)
+    given = {"policy": policy, "camera_motion": camera_motion or None}
+    options = {name: value for name, value in given.items() if value is not None}
+    write_world(LAYOUTS[layout], out, count, seed, size, frames, fps, workers, **options)
     print(out)
 
 
@@ -219,51 +235,83 @@ def tokenize(
     source: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE")],
     tokenizer: Path,
     out: Path,
-    size: int = 128,
-    stride: int = 4,
+    settings: OmitArgPrefixes[Ingest] = Ingest(),  # noqa: B008
+    limits: OmitArgPrefixes[Limits] = LIMITS,
     workers: int = 2,
-    batch: int = 32,
-    shard_items: int = 256,
     device: str = "auto",
+    engine: str = "local",
 ) -> None:
     """Turn media into a token data set.
 
     Args:
-        source: folders, files, or CSV files of `path label`
+        source: folders, files, lists: LAYOUT:LOCATION?OPTION=VALUE, see docs/data.md
         tokenizer: folder of the tokenizer
         out: folder of the data set; begun there before, it goes on
-        size: side of the frames in pixels
-        stride: every stride-th frame of a video is kept
-        workers: processes that decode
-        batch: frames in each pass through the tokenizer
-        shard_items: files in each shard
-        device: auto (cuda, mps, cpu in that order) or a device's name
+        settings: what is written
+        limits: what one file may take
+        workers: processes that decode, for each device
+        device: auto (every GPU, or mps, or cpu), or devices like cuda:0,cuda:1
+        engine: local, or ray: the GPUs or cores of a Ray cluster
     """
     from toto.media.sources import read_sources
-    from toto.media.view import View
-    from toto.tokens.ingest import Ingest, ingest, report_failures
-    from toto.training.device import pick_device
+    from toto.tokens.ingest import ingest, report_failures
+    from toto.training.device import pick_devices
 
-    settings = Ingest(View(stride, size), batch, shard_items)
     command = f"toto {shlex.join(sys.argv[1:])}"
     items = read_sources(source)
-    dataset = ingest(items, tokenizer, out, settings, command, workers, str(pick_device(device)))
+    devices = pick_devices(device)
+    dataset = ingest(items, tokenizer, out, settings, command, workers, devices, engine, limits)
     report_failures(dataset)
     print(out)
 
 
+def manifest(
+    kind: Annotated[Positional[str], tyro.conf.arg(metavar="KIND")],
+    file: Annotated[Positional[str], tyro.conf.arg(metavar="FILE")],
+    videos: str,
+    out: Path,
+) -> None:
+    """List the videos of a released collection that are on disk, as a source.
+
+    Args:
+        kind: howto100m (HowTo100M_v1.csv) or ego4d (ego4d.json)
+        file: the released list
+        videos: folder of the videos
+        out: the Parquet manifest to write
+    """
+    from toto.media.manifests import make_manifest
+
+    made = make_manifest(kind, file, videos, out)
+    console.print(f"{len(made.table)} videos; {made.missing} more are listed, but have no file")
+    print(out)
+
+
 def inspect(
-    path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")], deep: bool = False
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")],
+    deep: bool = False,
+    sequences: int = 0,
+    sheet: Path | None = None,
 ) -> None:
     """Say what a folder or file of ours holds.
 
     Args:
         path: a token data set, a run, a saved model, a tokenizer, or a media file
         deep: compare every shard of a token data set with its recorded checksum
+        sequences: of a token data set or a run, name the items of so many training sequences
+        sheet: a picture to write: decoded samples of a token data set, or those sequences
     """
-    from toto.studies.inspect import describe
+    from toto.studies import datasets
+    from toto.studies.inspect import describe, sequences_at
+    from toto.tokens.store import TokenDataset
 
     print(describe(path, deep))
+    if sequences:
+        read = sequences_at(path)
+        print(datasets.describe_sequences(read, sequences))
+        if sheet is not None:
+            datasets.sequence_sheet(read, sequences, sheet)
+    elif sheet is not None:
+        datasets.contact_sheet(TokenDataset(path), sheet)
 
 
 def generate(
@@ -399,7 +447,7 @@ def _model_and_tokens(
     """The model, and the source as a token data set of the model's own tokenizer."""
     import toto
     from toto.media.sources import read_sources
-    from toto.tokens.ingest import Ingest, ingest
+    from toto.tokens.ingest import ingest
     from toto.tokens.store import TokenDataset
 
     loaded = toto.load(model, device)
@@ -413,7 +461,7 @@ def _model_and_tokens(
             Ingest(loaded.view),
             f"toto {shlex.join(sys.argv[1:])}",
             workers,
-            str(loaded.device),
+            [str(loaded.device)],
         )
     if dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
         raise UserError(
@@ -449,6 +497,7 @@ COMMANDS: dict[str, Command] = {
         tokenizer_recipes.RECIPES,
     ),
     "tokenize": _command(tokenize),
+    "manifest": _command(manifest),
     "inspect": _command(inspect),
     "pretrain": _recipe_command(
         "Train a model to predict the next token.",

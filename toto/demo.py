@@ -20,7 +20,8 @@ from toto.errors import UserError
 from toto.files import only_writer
 from toto.generation.continuation import continue_codes
 from toto.generation.sampling import Sampling
-from toto.media.sources import Item, read_sources
+from toto.media.item import Item
+from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
 from toto.probing.clips import probe_splits
@@ -31,11 +32,12 @@ from toto.studies.report import Continuation, Losses, Report, Stage, TokenizerQu
 from toto.studies.yardsticks import measure
 from toto.tasks.actions import ActionResult, probe_actions
 from toto.tokenizers.quality import psnr, usage
-from toto.tokens.ingest import Ingest, ingest, report_failures
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest, report_failures
 from toto.tokens.loader import Sequences, freeze, select
 from toto.tokens.mixture import Manifest
 from toto.tokens.store import ItemRow, TokenDataset
-from toto.training.device import pick_device
+from toto.training.device import pick_device, pick_devices
 from toto.training.metrics import read_metrics
 from toto.training.objectives.next_token import position_losses
 from toto.training.runs import pretrain, train_tokenizer, versions
@@ -151,7 +153,7 @@ def _tokenize(settings: Demo, items: list[Item], out: Path) -> int:
         Ingest(_view(settings)),
         "toto demo",
         settings.workers,
-        str(pick_device("auto")),
+        pick_devices("auto"),
     )
     report_failures(dataset)
     return int(dataset.info["frames"]) * dataset.vocabulary.frame
@@ -193,7 +195,7 @@ def _probe(settings: Demo, dataset: TokenDataset, out: Path) -> int:
 def _held_out(settings: Demo, dataset: TokenDataset) -> list[ItemRow]:
     """Items that no training has seen, longest first where they are short."""
     rows = select(dataset, "validation", settings.pretrain.validation_fraction)
-    items = [dataset.item(int(row)) for row in rows]
+    items = dataset.items(rows)
     frames = settings.pretrain.frames
     return sorted(items, key=lambda item: -min(item.frames, frames))
 
@@ -303,7 +305,7 @@ def _tokenizer_quality(settings: Demo, loaded: Toto, dataset: TokenDataset) -> T
     items = _held_out(settings, dataset)[:64]
     frames = torch.from_numpy(
         np.concatenate(
-            [read_clip(item.path, i % item.frames, 1, view) for i, item in enumerate(items)]
+            [read_clip(item.location, i % item.frames, 1, view) for i, item in enumerate(items)]
         )
     )
     codes = loaded.tokenize(frames.numpy())
@@ -329,7 +331,7 @@ def _continuations(
     prompt = min(settings.prompt, *(item.frames for item in items))
     shown = []
     for item, samples in zip(items, futures, strict=True):
-        truth = read_clip(item.path, 0, samples.shape[1], _view(settings))
+        truth = read_clip(item.location, 0, samples.shape[1], _view(settings))
         codes = torch.from_numpy(dataset.codes(item, 0, len(truth)).astype("i8"))
         decode = loaded.tokenizer.decode
         shown.append(

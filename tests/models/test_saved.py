@@ -15,7 +15,7 @@ from toto.models.sizes import LlamaSize
 from toto.tokens.vocabulary import IMAGES, VIDEO, Vocabulary
 
 VOCABULARY = Vocabulary(codebook_size=30, rows=2, cols=2)
-DETAILS = {"vocabulary": VOCABULARY.to_dict(), "frames": 4, "stride": 2, "size": 8}
+DETAILS = {"vocabulary": VOCABULARY.to_dict(), "frames": 4, "view": {"stride": 2, "size": 8}}
 SIZES = {
     "untied": LlamaSize(width=32, layers=3, heads=4, mlp_width=48, init_std=0.15),
     "tied": LlamaSize(width=32, layers=3, heads=4, mlp_width=48, init_std=0.15, tied_head=True),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toto.errors import UserError
 from toto.tokens.loader import select
-from toto.tokens.mixture import in_validation
+from toto.tokens.mixture import split_values
 from toto.tokens.store import ItemRow, TokenDataset
 
 
@@ -43,11 +43,12 @@ def class_names(dataset: TokenDataset, rows: np.ndarray) -> list[str]:
     Raises:
         UserError: an item has no label, or there are fewer than two classes.
     """
-    labels = dataset.column("label")[rows]
-    if any(label is None for label in labels):
-        unlabelled = dataset.item(int(rows[np.flatnonzero(labels == None)[0]]))  # noqa: E711
+    known, labels = dataset.encoded("label")
+    labels = labels[rows]
+    if (labels < 0).any():
+        unlabelled = dataset.item(int(rows[np.argmax(labels < 0)]))
         raise UserError(f"{unlabelled.key} of {dataset.folder} has no label")
-    names = sorted(set(labels))
+    names = sorted(known[i] for i in np.unique(labels).tolist())
     if len(names) < 2:
         raise UserError(f"{dataset.folder}: {len(names)} class in the training part, needs two")
     return names
@@ -55,17 +56,17 @@ def class_names(dataset: TokenDataset, rows: np.ndarray) -> list[str]:
 
 def item_clips(dataset: TokenDataset, rows: np.ndarray, frames: int) -> Clips:
     """The middle clip of each item; a shorter item's last frame is repeated."""
-    tokens, items, firsts = [], [], []
-    for row in rows:
-        item = dataset.item(int(row))
-        first = max(item.frames - frames, 0) // 2
-        codes = dataset.codes(item, first, frames)
-        padding = np.repeat(codes[-1:], frames - len(codes), axis=0)
-        codes = np.concatenate((codes, padding))
-        tokens.append(dataset.vocabulary.sequence(codes, "video", frames))
-        items.append(item)
-        firsts.append(first)
-    return Clips(torch.from_numpy(np.stack(tokens)), tuple(items), tuple(firsts))
+    items = dataset.items(rows)
+    lengths = np.array([item.frames for item in items], np.int64)
+    firsts, counts = np.maximum(lengths - frames, 0) // 2, np.minimum(lengths, frames)
+    codes = dataset.empty(len(rows) * frames)
+    dataset.gather(rows, firsts, counts, np.arange(len(rows)) * frames, codes)
+    codes = codes.reshape(len(rows), frames, *codes.shape[1:])
+    for short in np.flatnonzero(counts < frames):
+        codes[short, counts[short] :] = codes[short, counts[short] - 1]
+    whole, no_images = np.full(len(rows), frames), np.zeros(len(rows), bool)
+    tokens = dataset.vocabulary.sequences(codes, no_images, whole)
+    return Clips(torch.from_numpy(tokens), tuple(items), tuple(firsts.tolist()))
 
 
 def probe_splits(
@@ -78,11 +79,14 @@ def probe_splits(
     Raises:
         UserError: one of the three is empty, or labels are missing.
     """
-    train = select(dataset, "train", fraction)
-    test = select(dataset, "test", fraction)
-    test = test if len(test) else select(dataset, "validation", fraction)
-    keys = dataset.column("key")
-    chosen_by = np.array([in_validation("choose " + keys[row], fraction) for row in train], bool)
+    # One clip of each item, however many of its crops are stored.
+    once = dataset.column("crop") == 0
+    train, test, validation = (
+        rows[once[rows]]
+        for rows in (select(dataset, split, fraction) for split in ("train", "test", "validation"))
+    )
+    test = test if len(test) else validation
+    chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
     for rows, what in (
         (train[~chosen_by], "train"),
         (train[chosen_by], "choose by"),

@@ -194,7 +194,7 @@ def _pixels(clips: Clips, classes: list[str], dataset: TokenDataset, frames: int
     pooled = []
     with progress("pixels", len(clips), "clips") as advance:
         for item, first in zip(clips.items, clips.firsts, strict=True):
-            pixels = torch.from_numpy(read_clip(item.path, first, frames, view)).float() / 255
+            pixels = torch.from_numpy(read_clip(item.location, first, frames, view)).float() / 255
             pixels = F.adaptive_avg_pool2d(pixels, (rows, cols)).movedim(1, -1).flatten(0, 2)
             missing = frames * rows * cols - len(pixels)
             pooled.append(

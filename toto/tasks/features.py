@@ -37,7 +37,8 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
     if pool not in _POOLS:
         raise UserError(f"pool {pool!r}: one of {', '.join(_POOLS)}")
     chosen = pick_layers(layers, loaded.model.size.layers)
-    clips = item_clips(dataset, np.arange(len(dataset)), loaded.frames)
+    rows = np.flatnonzero(dataset.column("crop") == 0)
+    clips = item_clips(dataset, rows, loaded.frames)
     settings = {
         "model": weights_fingerprint(loaded.model),
         "data": dataset.fingerprint,

@@ -25,6 +25,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def pick_devices(names: str) -> list[str]:
+    """The devices of a comma-separated list; "auto" is every GPU, or what `pick_device` picks.
+
+    Raises:
+        UserError: one is not here.
+    """
+    if names == "auto" and torch.cuda.is_available():
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [str(pick_device(name.strip())) for name in names.split(",")]
+
+
 def pick_precision(precision: Precision, device: torch.device) -> Precision:
     """What "auto" means on the device: bf16 where matrix units for it exist."""
     if precision != "auto":

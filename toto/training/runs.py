@@ -18,6 +18,7 @@ from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import Manifest, in_validation
 from toto.tokens.store import TokenDataset
 from toto.training.config import Pretrain, TrainDVAE
+from toto.training.device import pick_device
 from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
@@ -41,15 +42,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def pretrain(config: Pretrain, run: Path) -> None:
+def pretrain(config: Pretrain, run: Path, workers: int = 2) -> None:
     """Begin or continue next-token training in `run`; `run/model` is the result.
+
+    `workers` decode the clips of data sets that store no codes.
 
     Raises:
         UserError: the run was begun with other settings, or the data do not fit.
     """
     with only_writer(run):
         manifests = _frozen(config, run)
-        objective = NextToken(config, Sequences(manifests.train), Sequences(manifests.validation))
+        how = str(pick_device(config.loop.device)), workers
+        sequences = (Sequences(m, *how) for m in (manifests.train, manifests.validation))
+        objective = NextToken(config, *sequences)
         train(objective, config.loop, run, "pre-train")
 
 
@@ -111,7 +116,7 @@ def resume(run: Path, workers: int = 2) -> None:
     if values.get("kind") not in (_PRETRAIN, _TOKENIZER) or "recipe" not in values:
         raise UserError(f"{run} is no run that can be continued")
     if values["kind"] == _PRETRAIN:
-        pretrain(from_dict(Pretrain, values["recipe"], where), run)
+        pretrain(from_dict(Pretrain, values["recipe"], where), run, workers)
     else:
         train_tokenizer(from_dict(TrainDVAE, values["recipe"], where), run, workers)
 

@@ -1,5 +1,6 @@
 """Next-token prediction over sequences of visual tokens (Toto, section 3)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toto.config import to_dict
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.tokens.loader import Sequences
@@ -81,8 +83,8 @@ class NextToken:
         details = {
             "vocabulary": self.train.vocabulary.to_dict(),
             "frames": self.config.frames,
-            "stride": dataset.info["settings"]["view"]["stride"],
-            "size": dataset.info["settings"]["view"]["size"],
+            # Stored crops are a matter of training alone.
+            "view": to_dict(replace(dataset.view, crops=0, seed=0)),
             "tokenizer": dataset.info["tokenizer"],
         }
         save_model(self.model, details, dataset.tokenizer_folder, run / "model")
