@@ -37,7 +37,9 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
+def progress(
+    what: str, total: int | None, unit: str, done: int = 0, shown: bool = True
+) -> Iterator[Advance]:
     """Show a bar for `total` units of work, `done` of them finished already."""
     columns = (
         TextColumn("{task.description:<16}"),
@@ -49,7 +51,7 @@ def progress(what: str, total: int | None, unit: str, done: int = 0) -> Iterator
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not shown) as bars:
         task = bars.add_task(what, total=total, completed=done, note="")
 
         def advance(done: int = 1, note: str = "") -> None:

@@ -17,6 +17,7 @@ from toto.training.loop import train
 from toto.training.objectives.base import Batch, Metrics, Phase
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
+from toto.training.parallel import ALONE, World
 
 LOOP = Loop(
     steps=10,
@@ -91,7 +92,7 @@ class Adversaries:
         self.poison: int | None = None
         """step from which on the loss is not finite"""
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         noise = torch.Generator().manual_seed(step)
         return list(torch.randn(6, 2, generator=noise).split(3))
 

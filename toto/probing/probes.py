@@ -15,6 +15,7 @@ from toto.probing.config import ProbeTraining
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import AdamW
 from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.parallel import ALONE, World
 
 Features = Callable[[Int[Tensor, " b"]], dict[str, Tensor]]
 
@@ -71,7 +72,7 @@ class Probes:
         self.accuracy: dict[str, float] = {}
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         count, clips = min(self.config.batch, len(self.train.labels)), len(self.train.labels)
         per_epoch = max(clips // count, 1)
         epoch, place = divmod(step, per_epoch)

@@ -1,5 +1,6 @@
 """Where a run computes, and in which precision."""
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,12 +12,14 @@ from toto.training.config import Precision
 def pick_device(name: str) -> torch.device:
     """The device of that name; "auto" is cuda, mps or cpu, in that order.
 
+    Of several GPUs, each process that torchrun started has its own.
+
     Raises:
         UserError: there is no such device here.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.empty(0, device=name)

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from toto.training.interrupts import Interrupted, Interrupts
 from toto.training.metrics import MetricsLog, read_metrics
 from toto.training.objectives.base import Batch, Objective
 from toto.training.optimizer import build_optimizer, clip_gradients
+from toto.training.parallel import ALONE, World, add_gradients, any_of, total, wait
 from toto.training.schedule import learning_rate
 
 
-def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
+def train(objective: Objective, loop: Loop, run: Path, what: str, world: World = ALONE) -> None:
     """Train `objective` for `loop.steps` steps in the folder `run`, from its newest checkpoint on.
 
-    Nothing is random but by (seed, step), so that a resumed run takes the very steps that an
-    uninterrupted one takes.
+    Nothing is random but by (seed, step, process), so that a resumed run takes the very steps that
+    an uninterrupted one takes. All processes of the world call this; the first one writes.
 
     Raises:
         Interrupted: a signal came; a checkpoint has been saved.
@@ -47,14 +49,15 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
     clock = _Clock(max((row["seconds"] for row in before), default=0.0))
     units = int(max((row.get(objective.unit, 0) for row in before), default=0))
 
+    wait(world)  # until all have read what the first will write to
     with (
-        MetricsLog(run, step) as metrics,
+        MetricsLog(run, step) if world.is_first else nullcontext() as metrics,
         Interrupts() as interrupts,
-        progress(what, loop.steps, "steps", step) as advance,
+        progress(what, loop.steps, "steps", step, world.is_first) as advance,
     ):
-        sums, first = _Sums(units), step
-        for batches in _prefetch(objective, step, loop.steps, device):
-            torch.manual_seed(loop.seed * 1_000_003 + step)
+        sums, first = _Sums(units, world), step
+        for batches in _prefetch(objective, step, loop.steps, device, world):
+            torch.manual_seed(loop.seed * 1_000_003 + step + (world.rank << 32))
             for phase, optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
                 for batch in batches:
@@ -62,12 +65,14 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
                         loss, values = phase.loss(batch, step)
                     loss.backward()
                     sums.add(values)
+                add_gradients(world, phase.module)
                 rate = learning_rate(phase.optimizer, step, loop.steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 norm = clip_gradients(phase.module, phase.optimizer.clip)
                 optimizer.step()
-                sums.add({f"{phase.name}/gradient_norm": norm})
+                # The same in every process, and sums are added up over them.
+                sums.add({f"{phase.name}/gradient_norm": norm / world.size})
                 sums.latest[f"{phase.name}/learning_rate"] = rate
             objective.after_step(step)
             sums.latest |= objective.schedules(step)
@@ -77,25 +82,32 @@ def train(objective: Objective, loop: Loop, run: Path, what: str) -> None:
                 _freeze_garbage()
 
             last = step == loop.steps
-            stop = interrupts.received is not None
-            save = last or stop or step % loop.checkpoint_every == 0
+            stop = any_of(world, interrupts.received or 0)
+            save = last or bool(stop) or step % loop.checkpoint_every == 0
             note = ""
             # Taking the means checks that they are finite, so no checkpoint goes unchecked.
             if save or step % loop.log_every == 0:
                 means = sums.take(objective.unit, clock, device)
-                metrics.log(step, clock.seconds(), means)
+                if metrics:
+                    metrics.log(step, clock.seconds(), means)
                 note = f"loss {means['loss']:.3f}"
             advance(1, note)
             if last or step % loop.validate_every == 0:
-                metrics.log(step, clock.seconds(), _validate(objective, device, precision))
-            if save:
+                measured = _validate(objective, device, precision)
+                if metrics:
+                    metrics.log(step, clock.seconds(), measured)
+            if save and world.is_first:  # all have the same
                 checkpoint.save(
                     run / "checkpoints", step, objective, optimizers, loop.keep_checkpoints
                 )
             if stop and not last:
-                console.print(f"stopped after step {step} and saved; run it again to continue")
-                raise Interrupted(interrupts.received or 0)
-    objective.save(run)
+                wait(world)
+                if world.is_first:
+                    console.print(f"stopped after step {step} and saved; run it again to continue")
+                raise Interrupted(stop)
+    if world.is_first:
+        objective.save(run)
+    wait(world)
 
 
 def _validate(objective: Objective, device: torch.device, precision: Any) -> dict[str, float]:
@@ -107,12 +119,12 @@ def _validate(objective: Objective, device: torch.device, precision: Any) -> dic
 
 
 def _prefetch(
-    objective: Objective, start: int, steps: int, device: torch.device
+    objective: Objective, start: int, steps: int, device: torch.device, world: World
 ) -> Iterator[list[Batch]]:
     """Each step's micro-batches on the device, the next step's prepared meanwhile."""
 
     def prepare(step: int) -> list[Batch]:
-        batches = objective.batches(step)
+        batches = objective.batches(step, world)
         return batches if device.type == "cpu" else tree_map(_pin, batches)
 
     def _pin(value: Any) -> Any:
@@ -150,8 +162,8 @@ class _Clock:
 class _Sums:
     """Means over the steps since the last log, kept on the device until they are logged."""
 
-    def __init__(self, units: int) -> None:
-        self.all_units = units
+    def __init__(self, units: int, world: World) -> None:
+        self.all_units, self.world = units, world
         self.reset()
 
     def reset(self) -> None:
@@ -171,15 +183,17 @@ class _Sums:
     def take(self, unit: str, clock: _Clock, device: torch.device) -> dict[str, float]:
         """The means as numbers. Raises FloatingPointError if one is not finite."""
         names = list(self.sums)
-        numbers = torch.stack([self.sums[name].float() for name in names]).tolist()
+        sums = torch.stack([self.sums[name].float() for name in names])
+        numbers = total(self.world, sums).tolist()
         values = {name: number / self.steps for name, number in zip(names, numbers, strict=True)}
         for name, value in values.items():
             if value != value or value in (float("inf"), float("-inf")):
                 raise FloatingPointError(f"{name} is {value} in the last {self.steps} steps")
         values |= self.latest
-        self.all_units += self.units
+        units = int(total(self.world, torch.tensor([self.units])))
+        self.all_units += units
         values[unit] = self.all_units
-        values[f"{unit}_per_second"] = round(self.units / clock.lap(), 1)
+        values[f"{unit}_per_second"] = round(units / clock.lap(), 1)
         values["memory_bytes"] = float(peak_memory(device))
         self.reset()
         return values

@@ -1,6 +1,8 @@
 """Run folders: a recipe becomes a run, and a run is rebuilt from its config.json alone."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from toto.files import only_writer
 from toto.media.frame_pool import frame_pool
 from toto.media.sources import read_sources
 from toto.media.view import View
+from toto.progress import console
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import Manifest, in_validation
 from toto.tokens.store import TokenDataset
@@ -22,6 +25,7 @@ from toto.training.device import pick_device
 from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
+from toto.training.parallel import World, join_world, wait
 
 _PRETRAIN, _TOKENIZER = "pretrain", "tokenizer"
 
@@ -50,12 +54,34 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2) -> None:
     Raises:
         UserError: the run was begun with other settings, or the data do not fit.
     """
-    with only_writer(run):
+    device = pick_device(config.loop.device)
+    with join_world(device) as world, _one_writer(run, world):
+        each = config.micro_batch * world.size
+        if config.batch % each:
+            raise UserError(
+                f"batch {config.batch} is no multiple of micro_batch {config.micro_batch} x "
+                f"{world.size} processes"
+            )
+        if world.is_first:
+            console.print(
+                f"a step: {config.batch} sequences = {world.size} processes x "
+                f"{config.batch // each} x {config.micro_batch}"
+            )
+            _frozen(config, run)
+        wait(world)
         manifests = _frozen(config, run)
-        how = str(pick_device(config.loop.device)), workers
-        sequences = (Sequences(m, *how) for m in (manifests.train, manifests.validation))
-        objective = NextToken(config, *sequences)
-        train(objective, config.loop, run, "pre-train")
+        sequences = (
+            Sequences(manifest, str(device), workers)
+            for manifest in (manifests.train, manifests.validation)
+        )
+        train(NextToken(config, *sequences), config.loop, run, "pre-train", world)
+
+
+@contextmanager
+def _one_writer(run: Path, world: World) -> Iterator[None]:
+    """Hold the folder against others; the first process does it for all."""
+    with only_writer(run) if world.is_first else nullcontext():
+        yield
 
 
 def _frozen(config: Pretrain, run: Path) -> _Manifests:

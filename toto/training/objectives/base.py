@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from toto.training.config import AdamW
+from toto.training.parallel import World
 
 Batch = Any  # a tensor, or a tuple of tensors, of one micro-batch
 Metrics = dict[str, Tensor]
@@ -39,8 +40,8 @@ class Objective(Protocol):
     unit: str
     """what a step consumes, for rates: "tokens", "frames" """
 
-    def batches(self, step: int) -> list[Batch]:
-        """The micro-batches of a step, on the CPU: a pure function of the step."""
+    def batches(self, step: int, world: World) -> list[Batch]:
+        """The process's micro-batches of a step, on the CPU: a pure function of the arguments."""
         ...
 
     def size(self, batch: Batch) -> int:

@@ -15,6 +15,7 @@ from toto.tokenizers.quality import psnr, usage
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import TrainDVAE
 from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.parallel import ALONE, World
 from toto.training.schedule import cosine
 
 
@@ -43,7 +44,7 @@ class TrainDVAEObjective:
             Phase("dvae", self.modules["dvae"], config.optimizer, self.loss),
         )
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         count, size = self.config.batch, len(self.train)
         places = np.arange(step * count, (step + 1) * count)
         epochs, ranks = places // size, places % size
@@ -53,7 +54,8 @@ class TrainDVAEObjective:
             key = key_of(self.config.loop.seed, "frames", int(epoch))
             chosen[here] = permute(ranks[here], size, key)
         frames = torch.from_numpy(self.train[np.sort(chosen)])
-        return list(frames.split(self.config.micro_batch))
+        mine = world.share(count)
+        return list(frames[mine.start : mine.stop].split(self.config.micro_batch))
 
     def size(self, batch: Batch) -> int:
         return len(batch)

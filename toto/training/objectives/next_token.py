@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from toto.tokens.loader import Sequences
 from toto.tokens.vocabulary import OFFSET, PAD, cut, inputs_and_targets
 from toto.training.config import Pretrain
 from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.parallel import ALONE, World
 
 
 class NextToken:
@@ -38,16 +40,22 @@ class NextToken:
                 return frames
         return self.config.frames
 
-    def batches(self, step: int) -> list[Batch]:
-        sequences = self.train.batch(step * self.config.batch, self.config.batch)
+    def batches(self, step: int, world: World = ALONE) -> list[Batch]:
+        count = self.config.batch
+        mine, first = world.share(count), step * count
+        sequences = self.train.batch(first + mine.start, len(mine))
+        lengths = self.train.lengths(first, count)
+        # What a step's sums are divided by, so that each token counts alike in all micro-batches.
+        positions = count * (sequences.shape[1] - 2)
         frames = self.frames(step)
         if frames < self.config.frames:
-            sequences = cut(sequences, frames * self.train.vocabulary.frame)
-        _, targets = inputs_and_targets(sequences)
-        # What a step's sums are divided by, so that each token counts alike in all micro-batches.
-        counts = (targets.numel(), int((targets >= OFFSET).sum()))
-        pieces = self.config.batch // self.config.micro_batch
-        return [(piece, *counts) for piece in sequences.tensor_split(pieces)]
+            frame = self.train.vocabulary.frame
+            sequences = cut(sequences, frames * frame)
+            lengths = np.minimum(lengths, self.config.frames // frames * frames)
+            positions = int((-(-lengths // frames)).sum()) * frames * frame
+        codes = int(lengths.sum()) * self.train.vocabulary.frame
+        pieces = len(mine) // self.config.micro_batch
+        return [(piece, positions, codes) for piece in sequences.tensor_split(pieces)]
 
     def size(self, batch: Batch) -> int:
         return batch[0][:, 2:].numel()

@@ -1,0 +1,138 @@
+"""One model in several real processes, started by torchrun, on the CPU (gloo)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.commands import ENVIRONMENT, TOTO
+from tests.tiny import make_dataset, make_images, make_videos, save_tokenizer
+from toto.training.metrics import read_metrics
+from toto.training.parallel import World
+
+STEPS = 8
+SETTINGS = [
+    *f"--steps {STEPS} --device cpu --precision fp32 --log-every 1 --checkpoint-every 3".split(),
+    *"--validate-every 100 --batch 8 --micro-batch 2 --frames 4 --warmup-steps 2".split(),
+    *"--width 32 --layers 2 --heads 4 --mlp-width 48 --curriculum 0.4 2".split(),
+    *"--validation-fraction 0.2 --validation-sequences 4".split(),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Short videos and images among them, so that processes have unequal numbers of codes."""
+    folder = tmp_path_factory.mktemp("data")
+    visual = save_tokenizer(folder / "tokenizer")
+    source = make_videos(folder / "media", [9, 4, 3, 14, 8, 12, 2, 5])
+    make_images(source, 9)
+    return make_dataset(source, visual, folder / "data").folder
+
+
+def command(data: Path, run: Path, processes: int, *more: str) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start = [*torchrun, f"--nproc-per-node={processes}", "--", TOTO] if processes else [TOTO]
+    where = ["pretrain", "demo", "--data", str(data), "--run", str(run)]
+    return [*start, *where, *SETTINGS, *more]
+
+
+def pretrain(data: Path, run: Path, processes: int, *more: str) -> str:
+    done = subprocess.run(
+        command(data, run, processes, *more),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    pretrain(data, run, 0)
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("pair") / "run"
+    assert "8 sequences = 2 processes x 2 x 2" in pretrain(data, run, 2)
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def assert_same_course(one: Path, other: Path) -> None:
+    rows, others = read_metrics(one), read_metrics(other)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, its in zip(rows, others, strict=True):
+        for name in row.keys() - {"seconds", "tokens_per_second", "memory_bytes"}:
+            assert row[name] == pytest.approx(its[name], rel=1e-5), (row["step"], name)
+    for name, values in weights(one).items():
+        torch.testing.assert_close(values, weights(other)[name], rtol=1e-3, atol=1e-5)
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    assert [row.get("loss") for row in read_metrics(one)] == [
+        row.get("loss") for row in read_metrics(other)
+    ]
+    assert all(torch.equal(values, weights(other)[name]) for name, values in weights(one).items())
+
+
+def test_shares_cover_everything():
+    shares = [list(World(rank, 4).share(12)) for rank in range(4)]
+    assert sum(shares, []) == list(range(12))
+
+
+def test_two_processes_take_the_course_of_one(alone, pair):
+    assert_same_course(alone, pair)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
+    done = subprocess.run(
+        command(data, tmp_path / "run", 2, "--batch", "6"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode != 0
+    assert "toto: batch 6 is no multiple of micro_batch 2 x 2 processes" in done.stderr
+
+
+@pytest.mark.slow
+def test_four_processes_take_the_course_of_one(data, alone, tmp_path):
+    pretrain(data, tmp_path / "run", 4)
+    assert_same_course(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_pair_continues(data, alone, pair, tmp_path, signum):
+    """With two processes again to the same bits; alone on the same course."""
+    for processes in (2, 0):
+        run = tmp_path / str(processes)
+        process = subprocess.Popen(
+            command(data, run, 2),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not (run / "checkpoints" / "step-000003").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signum)
+        process.wait(60)
+        pretrain(data, run, processes)
+        (assert_same_bits if processes else assert_same_course)(pair, run)
