@@ -22,12 +22,16 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
 from tests.tiny import make_videos, save_tokenizer
 from toto import cli
+from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
+from toto.tokenizers.base import load_tokenizer
 from toto.tokenizers.dvae import DVAE
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
+from toto.tokens.loader import Sequences
+from toto.tokens.mixture import Manifest
 
 # 24 videos of 4 kept frames of 32 px: 4x4 codes of 32.
 TOKENIZER = (
@@ -126,6 +130,52 @@ def test_inspect(folder):
         (VIDEO, "video, 32x32, 13 frames, 30 frames/s"),
     ):
         assert words in "\n".join(made(folder, "inspect", path))
+
+
+def test_inspect_shows_what_training_reads(folder):
+    """The names are those of the loader, the pictures the tokenizer's of their codes."""
+    said = made(folder, *"inspect run --sequences 3 --sheet sheet.png".split())
+    config = json.loads((folder / "run" / "config.json").read_text())
+    manifest = from_dict(Manifest, config["manifests"]["train"], "config.json")
+    read = Sequences(manifest)
+    for index in range(3):
+        ((item, first),) = read.describe(index)
+        line = said[said.index(f"sequence {index}") + 1]
+        assert line == f"  video {item.key}, kept frames {first} to {first + 3}"
+    sheet = np.asarray(Image.open(folder / "sheet.png")).astype(int)
+    assert sheet.shape == (3 * 34 + 2, 4 * 34 + 2, 3)
+    visual = load_tokenizer(folder / "tok" / "tokenizer")
+    frames = visual.decode(torch.from_numpy(read.codes(1).astype(np.int64))).numpy()
+    assert np.array_equal(sheet[36:68, 70:102], frames[2].transpose(1, 2, 0))
+
+    made(folder, *"inspect tokens --sheet contact.png".split())
+    assert np.asarray(Image.open(folder / "contact.png")).shape == (3 * 34 + 2, 10 * 34 + 2, 3)
+
+
+def test_online_trains_like_stored(folder):
+    """Scanned, the same videos give the same first validation loss; a rerun continues."""
+    world = [f"world/{split}.csv" for split in SPLITS]
+    scan = "--tokenizer tok/tokenizer --out scan --size 32 --online".split()
+    assert made(folder, "tokenize", *world, *scan) == ["scan"]
+    said = "\n".join(made(folder, *"inspect scan --sequences 1 --sheet online.png".split()))
+    assert "no codes are stored" in said and "24 (24 videos)" in said
+    command = [*"pretrain demo --data scan --run online --workers 1".split(), *MODEL]
+    assert made(folder, *command, "--steps", "3") == ["online/model"]
+    rows = [json.loads(line) for line in (folder / "online" / "metrics.jsonl").open()]
+    assert sum("validation_loss" in row for row in rows) == 1
+    assert rows[-1]["step"] == 3
+
+
+def test_manifest(folder):
+    lines = ["video_id,category_1,category_2,rank,task_id", "000002,Hobbies,Toys,1,7"]
+    (folder / "HowTo100M_v1.csv").write_text("\n".join([*lines, "none,Hobbies,Toys,1,7", ""]))
+    where = "--videos world/videos --out howto.parquet"
+    command = f"manifest howto100m HowTo100M_v1.csv {where}".split()
+    done = toto(folder, *command)
+    assert done.returncode == 0 and done.stdout == "howto.parquet\n"
+    assert "1 videos; 1 more are listed" in done.stderr
+    (item,) = read_sources([str(folder / "howto.parquet")])
+    assert item.location.path == str(folder / VIDEO) and item.label == "Hobbies"
 
 
 def test_inspect_deep_finds_a_changed_byte(folder):
