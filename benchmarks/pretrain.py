@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from common import commit, machine, random_dataset, write_result
 
+from toto.models.cost import gpu_of, training_flops
 from toto.models.sizes import BASE, LARGE, ONE_B, LlamaSize
 from toto.recipes.pretrain import demo
 from toto.tokens.loader import Sequences, freeze
@@ -30,9 +31,6 @@ from toto.training.device import autocast, pick_device, pick_precision
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
 from toto.training.objectives.next_token import NextToken
-
-# Dense bf16 rates of data sheets, in FLOP/s: what MFU is a fraction of.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 def main() -> None:
@@ -88,16 +86,14 @@ def summary(rows: list[dict[str, Any]], final: bool) -> dict[str, Any]:
 
 def mfu(shape: LlamaSize, small: bool, rate: float) -> dict[str, float]:
     """Fractions of the data sheet's peak: attention counted whole, and causal (half)."""
-    peak = next((p for name, p in PEAKS.items() if name in str(machine()["device"])), None)
-    if peak is None:
+    gpu = gpu_of(str(machine()["device"]))
+    if gpu is None:
         return {}
-    positions, vocabulary = (1024, 256) if small else (4096, 8192)
-    matrices = shape.block_parameters() + vocabulary * shape.width
-    attention = 12 * shape.layers * shape.width * positions
+    flops = training_flops(shape, *((1024, 256) if small else (4096, 8192)))
     return {
-        "mfu_full": round((6 * matrices + attention) * rate / peak, 4),
-        "mfu_causal": round((6 * matrices + attention / 2) * rate / peak, 4),
-        "peak_flops": peak,
+        "mfu_full": round(flops.whole * rate / gpu.peak, 4),
+        "mfu_causal": round(flops.causal * rate / gpu.peak, 4),
+        "peak_flops": gpu.peak,
     }
 
 

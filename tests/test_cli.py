@@ -68,6 +68,8 @@ def folder(tmp_path_factory):
 def mistakes(folder):
     """Beside what is right, folders and files to be wrong about."""
     (folder / "empty").mkdir()
+    (folder / "alien").mkdir()
+    (folder / "alien" / "dataset.json").write_text("{}")
     (folder / "text.txt").write_text("no video\n")
     make_videos(folder / "flat", [13, 13, 13, 13, 13], side=32)
     save_tokenizer(folder / "other", seed=1)
@@ -243,6 +245,16 @@ def test_features(folder):
         np.testing.assert_array_equal(found["last"][name], found["none"][name][:, -1])
 
 
+def test_plan_of_a_data_set(folder):
+    """3 steps of 4 sequences from 16 training videos, of 4 frames of 16 codes each."""
+    command = "plan demo --gpu rtx4090 --data tokens --steps 3".split()
+    said = made(folder, *command, *MODEL, "--curriculum")
+    assert any("768 tokens: 3 steps, batch 4, 64 codes a sequence" in line for line in said)
+    videos = [split for _, _, split in rows_of_world(folder)].count("train")
+    (row,) = [line.split() for line in said if line.split()[0] == "tokens" and "%" in line]
+    assert row == ["tokens", "100.0%", "768", f"{64 * videos / 1000:.2f}k", f"{12 / videos:.3g}"]
+
+
 def test_features_of_media(folder):
     """Media are tokenized as the model's own data were."""
     made(folder, *"features run world/test.csv --out media --layers 0,2 --workers 1".split())
@@ -296,11 +308,17 @@ MISTAKES = {
     "tokenize world/train.csv --tokenizer tok/tokenizer --out new --size 33": ["33", "8"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out new --stride 0": ["stride 0"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out text.txt": ["text.txt"],
+    "tokenize world --tokenizer tok/tokenizer --out world/new": ["world/new", "in the source"],
+    "tokenize world --tokenizer tok/tokenizer --out new --seconds 0": ["seconds 0", "more than 0"],
+    "tokenize world --tokenizer tok/tokenizer --out new --online --crops 2": ["crops 2"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out world --size 32": ["world"],
     "tokenize world/test.csv --tokenizer tok/tokenizer --out tokens --size 32": ["tokens"],
     "inspect nowhere": ["nowhere"],
     "inspect empty": ["empty"],
     "inspect text.txt": ["text.txt"],
+    "inspect tokens --sheet sheet.doc": ["sheet.doc", ".png"],
+    "inspect tokens --sequences -1": ["sequences -1"],
+    "inspect alien": ["alien", "not a token data set"],
     "inspect begun": ["begun"],
     "pretrain demo --run new --data nowhere": ["nowhere", "not a token data set"],
     "pretrain demo --run new --data run": ["run", "not a token data set"],
@@ -317,6 +335,15 @@ MISTAKES = {
     "pretrain demo --run new --data tokens foreign": ["tokens", "foreign", "cannot be mixed"],
     "pretrain demo --run run --data tokens --steps 4": ["run", "steps", "3"],
     "pretrain demo --run tok --data tokens": ["tok", "another kind: tokenizer"],
+    "plan lrage --gpu h100": ["'lrage'", "did you mean 'large'?"],
+    "plan large": ["--gpu"],
+    "plan large --gpu h20": ["unknown GPU 'h20'", "did you mean 'h200'?"],
+    "plan large --gpu h100 --gpus 0": ["gpus 0", "at least 1"],
+    "plan large --gpu h100 --gpus 3": ["batch 256", "3 GPUs", "2 or 4"],
+    "plan large --gpu h100 --gpus 32": ["batch 256", "micro_batch 16 x 32 GPUs", "micro_batch 8"],
+    "plan large --gpu h100 --data nowhere": ["nowhere", "not a token data set"],
+    "plan large --gpu h100 --weights 1": ["1 weights", "0 data sets"],
+    "plan large --gpu h100 --precision fp32": ["precision fp32", "bf16"],
     "pretrain --resume": ["RUN"],
     "pretrain --resume nowhere": ["nowhere", "not a run"],
     "pretrain --resume tokens": ["tokens", "not a run"],
@@ -444,6 +471,11 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         options = options_of(kind, "", flat=True) | {"--run": "folder of the run"}
         resume = {f"{name} --resume": {"RUN": "folder of the run"}}
         return {f"{name} {recipe}": options for recipe in recipes[name].RECIPES} | resume
+    if name == "plan":
+        kind = cli._Planned
+        options = options_of(cli.Pretrain, "", flat=True)
+        options |= {f"--{field}": documented(kind)[field] for field in ("gpu", "gpus")}
+        return {f"{name} {recipe}": options for recipe in cli.pretrain_recipes.RECIPES}
     return {name: arguments_of(getattr(cli, name.replace(" ", "_")))}
 
 

@@ -27,7 +27,10 @@ from toto.training.config import Pretrain, TrainDVAE
 # What a machine, and no mistake or bug, does to a run.
 _MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES),
-    *(errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+    *(errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ENOLCK, errno.EFBIG, errno.ECHILD),
+    *(errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+    *(errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.ESHUTDOWN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
 }
 # A path that was given is a file where a folder is needed, or the other way round.
 _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
@@ -47,9 +50,11 @@ def main() -> None:
     except OSError as error:
         if error.errno in _PATHS:
             _stop(f"{error.filename}: {error.strerror}", 2)
-        if error.errno not in _MACHINE:
+        if error.errno not in _MACHINE and not isinstance(error, TimeoutError):
             raise
-        _stop(f"{error.strerror}: {error.filename or ''}; run it again to continue", 1)
+        what = error.strerror or str(error) or type(error).__name__
+        where = f": {error.filename}" if error.filename else ""
+        _stop(f"{what}{where}; run it again to continue", 1)
 
 
 def _stop(message: str, code: int) -> None:
@@ -178,20 +183,55 @@ def _recipe_command(
             resume(resumed.run, resumed.workers)
             print(resumed.run / kind.result)
             return
-        name = arguments[0] if arguments else "--help"
-        if name in ("-h", "--help"):
-            print(f"usage: {prog} RECIPE --run DIR [fields]\n       {prog} --resume DIR\n")
-            for known, recipe in recipes.items():
-                print(f"  {known:<8} {(recipe.__doc__ or '').splitlines()[0]}")
-            print(f"\n{prog} RECIPE --help explains every field.")
-            return
-        if name not in recipes:
-            raise unknown("recipe", name, recipes)
-        default = kind(recipe=recipes[name](), run=tyro.MISSING)
-        print(_parse(kind, arguments[1:], f"{prog} {name}", default).start())
+        usage = f"usage: {prog} RECIPE --run DIR [fields]\n       {prog} --resume DIR"
+        name = _recipe_name(arguments, prog, usage, recipes)
+        if name:
+            default = kind(recipe=recipes[name](), run=tyro.MISSING)
+            print(_parse(kind, arguments[1:], f"{prog} {name}", default).start())
 
     command.__doc__ = about
     return command
+
+
+def _recipe_name(
+    arguments: list[str], prog: str, usage: str, recipes: Mapping[str, Callable[[], Any]]
+) -> str | None:
+    """The recipe that the arguments begin with; None if its help was asked for and given."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(f"{usage}\n")
+        for known, recipe in recipes.items():
+            print(f"  {known:<8} {(recipe.__doc__ or '').splitlines()[0]}")
+        print(f"\n{prog} RECIPE --help explains every field.")
+        return None
+    if name not in recipes:
+        raise unknown("recipe", name, recipes)
+    return name
+
+
+@dataclass(frozen=True)
+class _Planned:
+    recipe: OmitArgPrefixes[Pretrain]
+    gpu: str
+    """kind of GPU: a100-40, a100-80, h100, h200, b200, l40s, rtx4090"""
+    gpus: int = 1
+    """how many of them"""
+
+
+def plan(arguments: list[str], prog: str) -> None:
+    """Say what a pre-training run will take: data, compute, memory, disk, days."""
+    recipes = pretrain_recipes.RECIPES
+    usage = f"usage: {prog} RECIPE --gpus N --gpu KIND [fields]"
+    name = _recipe_name(arguments, prog, usage, recipes)
+    if name is None:
+        return
+    default = _Planned(recipe=recipes[name](), gpu=tyro.MISSING)
+    asked = _parse(_Planned, arguments[1:], f"{prog} {name}", default)
+    from toto.studies.plan import plan as make_plan
+    from toto.tokens.store import TokenDataset
+
+    datasets = [TokenDataset(path) for path in asked.recipe.data]
+    print(make_plan(asked.recipe, asked.gpus, asked.gpu, datasets).text())
 
 
 def world_make(
@@ -258,7 +298,7 @@ def tokenize(
     from toto.training.device import pick_devices
 
     command = f"toto {shlex.join(sys.argv[1:])}"
-    items = read_sources(source)
+    items = read_sources(source, out)
     devices = pick_devices(device)
     dataset = ingest(items, tokenizer, out, settings, command, workers, devices, engine, limits)
     report_failures(dataset)
@@ -304,12 +344,15 @@ def inspect(
     from toto.studies.inspect import describe, sequences_at
     from toto.tokens.store import TokenDataset
 
+    at_least(0, sequences=sequences)
+    if sheet is not None and sheet.suffix not in datasets.SUFFIXES:
+        raise UserError(f"{sheet}: {', '.join(datasets.SUFFIXES)} can be written")
     print(describe(path, deep))
     if sequences:
-        read = sequences_at(path)
-        print(datasets.describe_sequences(read, sequences))
-        if sheet is not None:
-            datasets.sequence_sheet(read, sequences, sheet)
+        with sequences_at(path) as read:
+            print(datasets.describe_sequences(read, sequences))
+            if sheet is not None:
+                datasets.sequence_sheet(read, sequences, sheet)
     elif sheet is not None:
         datasets.contact_sheet(TokenDataset(path), sheet)
 
@@ -455,7 +498,7 @@ def _model_and_tokens(
         dataset = TokenDataset(Path(source))
     else:
         dataset = ingest(
-            read_sources([source]),
+            read_sources([source], out),
             loaded.folder / "tokenizer",
             out / "tokens",
             Ingest(loaded.view),
@@ -504,6 +547,7 @@ COMMANDS: dict[str, Command] = {
         _Pretrain,
         pretrain_recipes.RECIPES,
     ),
+    "plan": plan,
     "generate": _command(generate),
     "features": _command(features),
     "probe actions": _command(probe_actions),

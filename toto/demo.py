@@ -61,7 +61,7 @@ def run_demo(settings: Demo, videos: Path | None, out: Path) -> Path:
             stages.run("world", "videos", lambda: _make_world(settings, out / "world"))
         train_source = sources[:1]
         stages.run("tokenizer", "frames", lambda: _train_tokenizer(settings, train_source, out))
-        items = read_sources(sources)
+        items = read_sources(sources, out)
         stages.run("tokenize", "tokens", lambda: _tokenize(settings, items, out))
         stages.run("pretrain", "tokens", lambda: _pretrain(settings, out))
         dataset = TokenDataset(out / "tokens")

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and folders with one writer."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from toto.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def file_atomically(path: Path) -> Iterator[BufferedRandom]:
@@ -18,10 +21,15 @@ def file_atomically(path: Path) -> Iterator[BufferedRandom]:
     After a kill or a power cut the old file or the new one is there.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w+b") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:  # writing does not say where
+            error.filename = str(path)
+        raise
     temporary.replace(path)
 
 

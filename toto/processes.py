@@ -1,9 +1,25 @@
-"""Child processes that do not outlive their parent."""
+"""Child processes that do not outlive their parent, and leave Ctrl-C to it."""
 
 import multiprocessing
 import os
+import signal
 import threading
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
+
+
+def start_shielded(process: BaseProcess) -> None:
+    """Start a process that Ctrl-C does not reach: its parent says when it ends.
+
+    Ctrl-C goes to all processes of a terminal, and one that is just starting would print a
+    traceback. The mask is inherited; the tracker, started on the way, would reset it.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

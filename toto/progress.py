@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+# What is printed holds names of files, "clip [id].mp4", which are no markup.
+console = Console(stderr=True, highlight=False, markup=False)
 
 
 class Advance(Protocol):

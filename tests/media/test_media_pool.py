@@ -11,6 +11,7 @@ import pytest
 from media_files import encode, moving
 from PIL import Image
 
+from toto.errors import UserError
 from toto.media.file import MediaInfo
 from toto.media.item import Location
 from toto.media.pool import Chunk, DecodePool, End, Failure, Task
@@ -91,7 +92,11 @@ def test_hang(fifo, media):
 
 @pytest.mark.parametrize(
     ("number", "reason", "retry"),
-    [(signal.SIGSEGV, "crashed (signal 11)", False), (signal.SIGKILL, "was killed", True)],
+    [
+        (signal.SIGSEGV, "crashed (signal 11)", False),
+        (signal.SIGKILL, "was killed", True),
+        (signal.SIGTERM, "was killed (signal 15)", True),
+    ],
 )
 def test_worker_dies(fifo, media, number, reason, retry):
     with DecodePool(VIEW, 1) as pool:
@@ -104,6 +109,46 @@ def test_worker_dies(fifo, media, number, reason, retry):
     assert isinstance(failure, Failure)
     assert reason in failure.reason and failure.retry == retry
     assert [type(end) for _, end in results[1:]] == [End, End, Failure, Failure]
+
+
+def test_a_worker_that_dies_while_it_sends_costs_one_file(tmp_path, media):
+    long = encode(tmp_path / "long.mp4", moving(900, 64, 64))
+    with DecodePool(View(stride=1, size=64), 1) as pool:
+        stream = pool.stream([*tasks_of(long), *media[:1]])
+        assert isinstance(next(stream)[1], Chunk)
+        time.sleep(1)  # until the pipe is full
+        pool._workers[0].process.kill()
+        ends = [(number, part) for number, part in stream if not isinstance(part, Chunk)]
+    assert [(number, type(part)) for number, part in ends] == [(0, Failure), (1, End)]
+    assert ends[0][1].retry
+
+
+def test_workers_that_die_while_they_wait_cost_no_file(media):
+    with DecodePool(VIEW, 2) as pool:
+        before = collect(pool.stream(media[:2]))
+        for worker in pool._workers:
+            worker.process.terminate()
+            worker.process.join()
+        after = collect(pool.stream(media[:2]))
+    assert [end for _, end in after] == [end for _, end in before]
+    assert all(isinstance(end, End) for _, end in after)
+
+
+def test_a_segment_that_holds_no_frame_is_a_failure(tmp_path):
+    path = str(encode(tmp_path / "a.mp4", moving(10)))
+    gone = [Location(path, start=90.0, end=91.5), Location(path, start=90.0)]
+    tasks = [Task(where, count_only=counts) for where in gone for counts in (False, True)]
+    for workers in (0, 1):
+        with DecodePool(VIEW, workers) as pool:
+            ends = [end for _, end in collect(pool.stream(tasks))]
+        reasons = ["no frame from 90 s to 91.5 s"] * 2 + ["no frame from 90 s to the end"] * 2
+        assert ends == [Failure(reason, retry=False) for reason in reasons]
+
+
+def test_a_users_mistake_comes_through(media):
+    for workers in (0, 1):
+        with DecodePool(VIEW, workers) as pool, pytest.raises(UserError, match="nosuch"):
+            collect(pool.stream(tasks_of("nosuch://a.mp4")))
 
 
 def test_memory_limit(tmp_path, media):

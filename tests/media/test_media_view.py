@@ -9,7 +9,7 @@ from toto.errors import MediaError, UserError
 from toto.media.colour import check_pixels, square, to_rgb
 from toto.media.file import MediaInfo
 from toto.media.video import probe, read_frames
-from toto.media.view import View
+from toto.media.view import Limits, View
 
 
 def read_image(tmp_path, image, size=32, **options):
@@ -45,6 +45,9 @@ def test_view_refuses():
     for bad in ({"stride": 0}, {"size": -1}):
         with pytest.raises(UserError):
             View(**bad)
+    for bad in ({"seconds": 0.0}, {"memory": -1.0}, {"memory": 1e12}, {"seconds": float("nan")}):
+        with pytest.raises(UserError):
+            Limits(**bad)
     with pytest.raises(MediaError, match=r"too large: 20000x20000 pixels, limit 134217728"):
         check_pixels(20000, 20000)
 

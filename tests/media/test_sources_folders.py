@@ -146,6 +146,17 @@ def test_several_sources(tmp_path):
         read_sources([str(one), str(two)])
 
 
+def test_nothing_is_written_into_a_folder_of_files(tmp_path, monkeypatch):
+    touch(tmp_path / "one", "a.mp4", "b/c.mp4")
+    monkeypatch.chdir(tmp_path)
+    for out in ("one", "one/tokens", "two/../one/b/tokens"):
+        with pytest.raises(UserError, match="lies in the source"):
+            read_sources(["one"], Path(out))
+    for out in ("two", "ones", "one/.tokens"):
+        assert len(read_sources(["one"], Path(out))) == 2
+    assert len(read_sources(["one/a.mp4"], Path("one/tokens"))) == 1
+
+
 def published_image_folder(root: Path) -> list[tuple[str, str]]:
     """(file, class) by the rule in torchvision's documentation: sorted classes, all files below."""
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
@@ -204,7 +215,7 @@ def test_remote_folders(memory, tmp_path):
     assert read_source("frames:memory://frames")[0].location.path == "memory://frames/a"
 
 
-def test_zip_archives(tmp_path, memory):
+def test_zip_archives(tmp_path, memory, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in ("top/n01/a.jpg", "top/n02/b.jpg", "top/.DS_Store"):
             archive.writestr(name, name)
@@ -223,6 +234,8 @@ def test_zip_archives(tmp_path, memory):
                 assert file.read().decode() == f"top/{item.key}"
     for name in (f"{tmp_path}/a.zip", "memory://a.zip", f"zip://*::{tmp_path}/a.zip"):
         assert [item.key for item in read_source(name)] == ["top/n01/a.jpg", "top/n02/b.jpg"]
+    monkeypatch.chdir(tmp_path)
+    assert read_source("a.zip")[0].location == read_source(f"{tmp_path}/a.zip")[0].location
     with pytest.raises(UserError):
         read_source(f"zip://top::{tmp_path}/none.zip")
     (tmp_path / "bad.zip").write_bytes(b"no zip")

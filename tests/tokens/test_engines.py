@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 from tests.children import start
+from tests.commands import begin, stop_when
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.media.sources import read_sources
@@ -82,20 +84,66 @@ def test_a_kill_among_two_devices_loses_nothing(whole, media, visual, tmp_path, 
     assert contents(out) == contents(whole.folder)
 
 
+def test_one_of_two_devices_dies(media, visual, tmp_path):
+    out = tmp_path / "data"
+    made: list[BaseException | TokenDataset] = []
+
+    def run() -> None:
+        try:
+            made.append(make(media, visual, out, ("cpu", "cpu")))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    here = psutil.Process()
+    while len(servers(here)) < 2:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    servers(here)[0].kill()
+    thread.join(60)
+    (error,) = made
+    assert isinstance(error, ChildProcessError)
+    assert "a tokenizing process (exit code -9) died" in str(error)
+
+
+def test_ctrl_c_among_two_devices_is_one_line_and_no_hang(visual, tmp_path):
+    """With more planned than the pipe to the processes holds."""
+    many = make_images(tmp_path / "many", 1)
+    for i in range(6000):
+        os.link(many / "image000.png", many / f"{'long' * 40}{i}.png")
+    said = stop_when(
+        begin(
+            tmp_path,
+            *("tokenize", many, "--tokenizer", visual, "--out", tmp_path / "data"),
+            *"--size 16 --shard-items 400 --workers 1 --device cpu,cpu".split(),
+        ),
+        lambda: bool(list(tmp_path.glob("data/shards/*.parquet"))),
+        signal.SIGINT,
+    )
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "toto: interrupted; run it again to continue"
+
+
 def test_unknown_engine(media, visual, tmp_path):
     with pytest.raises(UserError, match="did you mean 'ray'"):
         make(media, visual, tmp_path / "data", engine="rai")
 
 
 @pytest.mark.slow
-def test_ray_changes_no_byte(whole, media, visual, tmp_path):
-    """A real cluster of two workers; then again after what a kill would have left."""
+def test_ray_changes_no_byte(whole, media, visual, tmp_path, monkeypatch):
+    """A real cluster whose workers run in another folder; then again after what a kill leaves."""
     ray = pytest.importorskip("ray")
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else it warns of its own future
+    monkeypatch.chdir(tmp_path)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         make(media, visual, tmp_path / "data", engine="ray")
         assert contents(tmp_path / "data") == contents(whole.folder)
+        monkeypatch.chdir(media.parent)
+        data = make(Path(media.name), visual, tmp_path / "relative", engine="ray")
+        assert data.info["checksums"].keys() == whole.info["checksums"].keys()
+        assert data.column("path").tolist() == whole.column("path").tolist()
         for name in ("index.parquet", "shards/00001.parquet", "shards/00002.npy"):
             (tmp_path / "data" / name).unlink()
         (tmp_path / "data/shards/00002.parquet").unlink()

@@ -14,13 +14,14 @@ from PIL import Image
 
 from tests.children import run_until_write, start
 from tests.tiny import make_dataset, make_images, make_videos, pictures, save_tokenizer, tokenizer
+from toto.config import fingerprint
 from toto.errors import MediaError, UserError
 from toto.media.item import Item, Location
 from toto.media.sources import read_sources
 from toto.media.video import open_media, read_frames
 from toto.media.view import View
 from toto.tokens.config import Ingest
-from toto.tokens.ingest import ingest
+from toto.tokens.ingest import _fingerprint, ingest
 from toto.tokens.mixture import key_of
 from toto.tokens.store import TokenDataset
 
@@ -226,6 +227,18 @@ def test_a_kill_at_any_write_changes_no_byte(whole, media, visual, tmp_path):
     assert moments > 20
 
 
+def test_kills_of_the_first_moments_one_after_the_other_change_no_byte(
+    whole, media, visual, tmp_path
+):
+    out = tmp_path / "data"
+    for moment in (8, 7, 6, 5, 4, 3, 2, 3, 4, 5, 6, 7, 8):
+        if (out / "dataset.json").exists():
+            (out / "dataset.json").unlink()  # as if the kill had come just before
+        run_until_write(moment, out, make, media, visual, out)
+    make(media, visual, out)
+    assert contents(out) == contents(whole.folder)
+
+
 def test_a_kill_amid_decoding_changes_no_byte(whole, media, visual, tmp_path):
     out = tmp_path / "data"
     child = start(make, media, visual, out, 2)
@@ -318,6 +331,11 @@ def test_other_settings_tokenizers_and_sources_are_refused(whole, media, visual,
     ]:
         with pytest.raises(UserError, match=f"was made with ({name})"):
             ingest(*arguments, command="it", workers=0)
+    how = Ingest(VIEW, batch=4, shard_items=3)
+    with pytest.raises(UserError, match=r"with settings\.batch 8, not 4: choose"):
+        ingest(items, visual, whole.folder, how, command="it", workers=0)
+    with pytest.raises(UserError, match=r"crops 2: training cuts out its own"):
+        Ingest(View(2, 16, crops=2), online=True)
     with pytest.raises(UserError, match=r"size 18: .* multiple of 4"):
         ingest(items, visual, tmp_path / "new", Ingest(View(2, 18)), "it", 0)
     assert not (tmp_path / "new").exists()
@@ -366,3 +384,15 @@ def test_a_data_set_made_anew_at_the_same_place_is_read_anew(visual, tmp_path):
     after = make_dataset(source, other, tmp_path / "data")
     assert not np.array_equal(after.codes(after.item(0)), old)
     assert after.fingerprint != before.fingerprint
+
+
+def test_the_fingerprint_of_items_is_that_of_their_json():
+    items = [
+        Item(Location('a é/"b"', None, 0.1, 2.0, 30.0), "k 1", "label", None),
+        Item(Location("c", "bytes:1+2"), "k 2", None, "val"),
+    ]
+    rows = [
+        ["k 1", 'a é/"b"', None, 0.1, 2.0, 30.0, "label", None],
+        ["k 2", "c", "bytes:1+2", None, None, None, None, "val"],
+    ]
+    assert _fingerprint(items) == fingerprint(rows)

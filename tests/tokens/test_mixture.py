@@ -183,6 +183,14 @@ def test_windows_lie_inside_their_items_and_tile_them(lengths, clip, crops, seed
         assert firsts[-1] + min(length, clip) <= length
 
 
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 2**15])
+def test_any_number_of_clips_can_be_counted(count):
+    items = source([1] * count, crops=1)
+    assert items.clips == count
+    places = np.array([0, count - 1])
+    assert items.locate(np.zeros(2, np.int64), places, 0).rows.tolist() == places.tolist()
+
+
 def test_offsets_and_crops_are_drawn_anew_each_epoch_and_all_come_up():
     items = source([11, 7, 19], crops=3)
     found = [items.locate(np.full(7, epoch), np.arange(7), 0) for epoch in range(60)]

@@ -1,6 +1,11 @@
 """Clips decoded in training, beside the same clips stored."""
 
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ import torch
 
 from tests.tiny import make_images, make_videos, save_tokenizer, tokenizer
 from toto.errors import UserError
+from toto.media.pool import Task, _Worker
 from toto.media.sources import read_sources
 from toto.media.video import open_media
 from toto.media.view import View
@@ -16,6 +22,7 @@ from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import draw, places_of
+from toto.tokens.online import _Encoder
 from toto.tokens.store import TokenDataset
 
 FRAMES = 4
@@ -123,6 +130,59 @@ def test_a_file_that_fails_late_gives_its_place_to_the_next(visual, tmp_path, ca
         path.write_text("none is left")
     with pytest.raises(UserError, match="100 clips in a row cannot be read"):
         found.batch(0, 4)
+
+
+def test_a_decoder_that_is_killed_changes_nothing(scanned, monkeypatch):
+    expected, found = sequences(scanned), sequences(scanned, workers=1)
+    give, killed = _Worker.give, []
+
+    def give_and_kill(worker: _Worker, number: int, task: Task) -> None:
+        give(worker, number, task)
+        if not killed:
+            worker.process.terminate()
+            killed.append(number)
+
+    with found:
+        found.batch(0, 1)
+        monkeypatch.setattr(_Worker, "give", give_and_kill)
+        assert torch.equal(found.batch(0, 2), expected.batch(0, 2))
+    assert killed
+
+
+def test_the_precision_around_it_changes_no_code(stored, scanned):
+    """Validation runs within autocast."""
+    expected, found = (sequences(data, split="validation") for data in (stored, scanned))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found.batch(0, 8), expected.batch(0, 8))
+
+
+def test_closing_ends_the_decoders_and_what_is_being_read(scanned, monkeypatch):
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        begun.set()
+        assert may_go_on.wait(60)
+
+    monkeypatch.setattr(_Encoder, "add", wait)
+    read = sequences(scanned, workers=1)
+    with ThreadPoolExecutor(2) as threads:
+        coming = threads.submit(read.batch, 0, 8)
+        assert begun.wait(60)
+        assert decoders()
+        closing = threads.submit(read.__exit__)
+        while not read._online._is_closed:
+            time.sleep(0.01)
+        may_go_on.set()
+        with pytest.raises(RuntimeError, match="closed"):
+            coming.result()
+        closing.result()
+    assert not decoders()
+    with pytest.raises(RuntimeError, match="closed"):
+        read.batch(0, 1)
+
+
+def decoders() -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child.name == "toto-decode"]
 
 
 def test_stored_and_online_mix(stored, scanned, visual, tmp_path):

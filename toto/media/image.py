@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -40,7 +40,7 @@ _FROM_BELOW = (
     Image.Transpose.ROTATE_270,
     Image.Transpose.TRANSVERSE,
 )
-_NO_DURATION = 0.1  # seconds that browsers show a picture for that names no time
+_NO_DURATION = 100  # milliseconds that browsers show a picture for that names no time
 
 
 class ImageDecoder:
@@ -52,16 +52,19 @@ class ImageDecoder:
         orientation = _orientation(image)
         self._turn = _TURNS.get(orientation)
         frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+        # An APNG may begin with a picture for those who cannot show it moving.
+        first = 1 if frames > 1 and getattr(image, "default_image", False) else 0
+        self._pages = range(first, frames)
         width, height = image.size
         if orientation in (5, 6, 7, 8):
             width, height = height, width
-        duration = image.info.get("duration", 0) if frames > 1 else 0
+        is_moving = len(self._pages) > 1
         self.info = MediaInfo(
-            kind="video" if frames > 1 else "image",
+            kind="video" if is_moving else "image",
             width=width,
             height=height,
-            fps=1000 / duration if duration else None,
-            frames=frames,
+            fps=self._rate() if is_moving else None,
+            frames=len(self._pages),
         )
 
     def pictures(self) -> Iterator[Picture]:
@@ -71,13 +74,26 @@ class ImageDecoder:
             MediaError: the bytes end early or make no sense.
         """
         time = 0.0
-        for index in range(self.info.frames or 1):
+        for index, page in enumerate(self._pages):
             with _blaming_the_bytes(index):
-                self._image.seek(index)
+                duration = self._show(page)
                 rgb = to_rgb(self._image)  # at once: going back would decode from the start
-                duration = self._image.info.get("duration", 0) / 1000
             yield Picture(time, partial(self._squares, rgb))
-            time += duration or _NO_DURATION
+            time += duration / 1000
+
+    def _show(self, page: int) -> float:
+        """Decode a picture, and say for how many milliseconds it is on show."""
+        self._image.seek(page)
+        self._image.load()  # of WebP and AVIF, `info` is that of the picture before until then
+        return float(self._image.info.get("duration") or _NO_DURATION)
+
+    def _rate(self) -> float | None:
+        """Pictures a second on average; only decoding them all tells their times."""
+        durations: list[float] = []
+        with suppress(MediaError), _blaming_the_bytes():  # reading will say it, and where
+            for page in self._pages:
+                durations.append(self._show(page))  # noqa: PERF401  those before an error count
+        return 1000 * len(durations) / sum(durations) if durations else None
 
     def _squares(
         self, rgb: Image.Image, size: int, places: Sequence[float]

@@ -1,9 +1,9 @@
-"""A folder of numbered images that is one video."""
+"""A folder of numbered images that is one video, local or behind a URL."""
 
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,11 +27,11 @@ class NumberedFrames:
 
     def __init__(self, location: Location) -> None:
         self._fps = location.fps or _DEFAULT_FPS
-        self._files = _numbered(Path(location.path))
-        first = self._files[0]
-        with open_file(Location(str(first))) as file:
+        self._files = _numbered(location.path)
+        name, place = self._files[0]
+        with open_file(Location(place)) as file:
             if kind_of(file) != "image":
-                raise MediaError(f"{first.name}: not an image")
+                raise MediaError(f"{name}: not an image")
             with open_image(file) as image:
                 self.info = MediaInfo(
                     kind="video",
@@ -47,34 +47,46 @@ class NumberedFrames:
         Raises:
             MediaError: by a picture whose file is no image or broken.
         """
-        for index, file in enumerate(self._files):
-            yield Picture(index / self._fps, partial(_squares, file))
+        for index, (name, place) in enumerate(self._files):
+            yield Picture(index / self._fps, partial(_squares, name, place))
 
 
-def _numbered(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise MediaError("no such folder")
-    found: dict[int, Path] = {}
-    for file in folder.iterdir():
-        number = _NUMBER.search(file.stem)
-        if file.name.startswith(".") or number is None or not file.is_file():
+def _numbered(folder: str) -> list[tuple[str, str]]:
+    """The images in order: their names, and their paths or URLs."""
+    found: dict[int, tuple[str, str]] = {}
+    for name, place in _files(folder):
+        number = _NUMBER.search(PurePosixPath(name).stem)
+        if name.startswith(".") or number is None:
             continue
-        if int(number[1]) in found:
-            raise MediaError(f"{found[int(number[1])].name} and {file.name} have one number")
-        found[int(number[1])] = file
+        other, _ = found.setdefault(int(number[1]), (name, place))
+        if other != name:
+            raise MediaError(f"{' and '.join(sorted((other, name)))} have one number")
     if not found:
         raise MediaError("no numbered images in the folder")
     return [found[number] for number in sorted(found)]
 
 
+def _files(folder: str) -> list[tuple[str, str]]:
+    """The names of the files directly in a folder, and their paths or URLs."""
+    if "://" in folder:
+        from toto.media.remote import names_in
+        from toto.media.sources.places import joiner
+
+        join = joiner(folder)
+        return [(name, join(name)) for name in names_in(folder)]
+    if not Path(folder).is_dir():
+        raise MediaError("no such folder")
+    return [(file.name, str(file)) for file in Path(folder).iterdir() if file.is_file()]
+
+
 def _squares(
-    path: Path, size: int, places: Sequence[float]
+    name: str, place: str, size: int, places: Sequence[float]
 ) -> UInt8[np.ndarray, "places 3 size size"]:
     try:
-        with open_file(Location(str(path))) as file:
+        with open_file(Location(place)) as file:
             if kind_of(file) != "image":
                 raise MediaError("not an image")
             with open_image(file) as image:
                 return next(image.pictures()).squares(size, places)
     except MediaError as error:
-        raise MediaError(f"{path.name}: {error}") from None
+        raise MediaError(f"{name}: {error}") from None

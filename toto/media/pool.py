@@ -13,7 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -23,16 +23,19 @@ import psutil
 from jaxtyping import UInt8
 
 from toto.errors import MediaError, UserError
-from toto.media.file import MediaInfo
+from toto.media.file import MediaInfo, short
 from toto.media.item import Location
 from toto.media.video import open_media
 from toto.media.view import CENTRE, LIMITS, Limits, View
-from toto.processes import end_with_parent
+from toto.processes import end_with_parent, start_shielded
 
 # How far the workers may run ahead of what is taken, per worker: in tasks, and in chunks (of less
 # than 1 MiB). Tasks are small images, or videos that fill the chunks.
 _TASKS_AHEAD = 8
 _CHUNKS_AHEAD = 16
+
+# No decoder does that to itself; a scheduler that ends a job signals all of its processes.
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ class DecodePool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; another stream would start new ones."""
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
@@ -121,6 +128,7 @@ class DecodePool:
 
         Raises:
             OSError: the machine failed, not a file.
+            UserError: a file cannot be opened without a package that is missing.
             RuntimeError: a worker met a bug, or could not start.
         """
         if not self._count:
@@ -140,8 +148,9 @@ class DecodePool:
         while self._assign(tasks, waiting):
             head = next(iter(waiting))
             results = waiting[head]
-            while not results:
+            if not results:
                 self._receive(waiting, head)
+                continue  # whoever has nothing to do gets it now
             while results:
                 result = results.popleft()
                 if not isinstance(result, Chunk):
@@ -167,7 +176,7 @@ class DecodePool:
         busy = [worker for worker in self._workers if worker.task is not None]
         # The head's results leave at once; the others wait in their pipes when it gets too much.
         heard = {w.connection: w for w in busy if w.task == head or not full}
-        patience = min(w.since for w in busy) + self._limits.seconds - time.monotonic()
+        patience = min(w.since for w in heard.values()) + self._limits.seconds - time.monotonic()
         for ready in connection.wait(list(heard), timeout=min(max(0.0, patience), 60.0)):
             worker = heard[ready]  # type: ignore[index]
             assert worker.task is not None
@@ -190,6 +199,9 @@ class DecodePool:
                 self._drop(worker)
 
     def _start(self) -> None:
+        # One that was killed while it had nothing to do costs no file.
+        for worker in [w for w in self._workers if w.task is None and not w.process.is_alive()]:
+            self._drop(worker)
         while len(self._workers) < self._count:
             self._workers.append(_Worker(self._view, self._limits))
 
@@ -210,21 +222,15 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(tasks, results, view, limits), name="toto-decode", daemon=True
         )
-        # Ctrl-C reaches all processes of a terminal, and one that is just starting would print a
-        # traceback. The mask is inherited; the tracker, started on the way, would reset it.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        start_shielded(self.process)
         tasks.close()
         results.close()
         self.task: int | None = None
+        self._location: Location | None = None
         self.since = float("inf")  # no limit until it has started
 
     def give(self, number: int, task: Task) -> None:
-        self.task = number
+        self.task, self._location = number, task.location
         if self.since < float("inf"):
             self.since = time.monotonic()
         # If it died while idle, receiving will tell.
@@ -235,7 +241,7 @@ class _Worker:
         """The next result; what killed the worker if there is none; None if it just started."""
         try:
             result: Result | Exception | Literal["started"] = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # also in the middle of a chunk
             return self._death()
         self.since = time.monotonic()
         if result == "started":
@@ -259,10 +265,17 @@ class _Worker:
         self.process.join(5.0)
         code = self.process.exitcode or 0
         if self.since == float("inf"):
-            return RuntimeError(f"a decode worker could not start (exit code {code})")
+            how = f"a decode worker could not start (exit code {code})"
+            is_bug = -code not in _FROM_OUTSIDE
+            return RuntimeError(how) if is_bug else ChildProcessError(errno.ECHILD, how)
+        where = self._location
+        if code == -signal.SIGBUS and where and (where.part or "").startswith("row:"):
+            # Tables are mapped into memory, where an error of reading has no other way to tell.
+            return OSError(errno.EIO, "cannot be read any more: is its mount gone?", where.path)
         self.task = None
-        if code == -signal.SIGKILL:  # no decoder does that to itself
-            return Failure("the decoder was killed (signal 9), perhaps for memory", retry=True)
+        if -code in _FROM_OUTSIDE:
+            memory = ", perhaps for memory" if code == -signal.SIGKILL else ""
+            return Failure(f"the decoder was killed (signal {-code}){memory}", retry=True)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return Failure(f"the decoder crashed ({how})", retry=False)
 
@@ -273,12 +286,14 @@ def _decode(task: Task, view: View, limits: Limits) -> Iterator[Result]:
         with open_media(task.location) as media:
             if task.count_only:
                 frames = media.count(view)
-                yield End(media.info, media.fps, frames)
-                return
-            for chunk in media.chunks(view, task.places, task.first, task.frames):
-                frames += len(chunk)
-                yield Chunk(chunk)
+            else:
+                for chunk in media.chunks(view, task.places, task.first, task.frames):
+                    frames += len(chunk)
+                    yield Chunk(chunk)
             end = End(media.info, media.fps, frames)
+        if not frames and task.frames is None:
+            until = "the end" if task.location.end is None else f"{task.location.end:g} s"
+            raise MediaError(f"no frame from {task.location.start or 0:g} s to {until}")
         yield end
     except MediaError as error:
         _check_mount(task.location)
@@ -329,8 +344,11 @@ def _work(
 def _decode_or_explain(task: Task, view: View, limits: Limits) -> Iterator[Result | Exception]:
     try:
         yield from _decode(task, view, limits)
-    except OSError as error:
+    except UserError as error:
         yield error
+    except OSError as error:  # plain: those of the protocols' libraries may not survive the pipe
+        where = error.filename or task.location.path
+        yield OSError(error.errno or errno.EIO, short(error), where)
     except Exception:
         yield RuntimeError(
             f"a bug met while decoding {task.location.path!r}:\n{traceback.format_exc()}"

@@ -22,7 +22,10 @@ from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
 from toto.media.file import MediaFile, MediaInfo, short
 from toto.media.hdr import to_standard_range
 from toto.media.picture import Picture
+from toto.media.turn import turn_of
 
+# Covers, previews of a seek bar, and what only refines another stream.
+_NOT_THE_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 # A file that holds less than this part of what it declares is truncated.
 _COMPLETE = 0.8
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -52,11 +55,7 @@ def open_video(file: MediaFile) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise MediaError(f"not media, or its header is damaged: {short(error)}") from None
     assert isinstance(container, InputContainer)
     with container:
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & Disposition.attached_pic:
-            audio = " (audio only)" if container.streams.audio else ""
-            raise MediaError(f"no video stream{audio}")
-        assert isinstance(stream, VideoStream)
+        stream = _best(container)
         context = stream.codec_context
         check_pixels(context.width, context.height)
         context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change on the way
@@ -64,16 +63,37 @@ def open_video(file: MediaFile) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
+def _best(container: InputContainer) -> VideoStream:
+    """The video stream that a player shows: the largest of those marked as default, if any is.
+
+    FFmpeg's own choice goes by bit rates, and takes the first where they are not told: in Matroska
+    and MPEG-TS.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & _NOT_THE_VIDEO]
+    known = [s for s in streams if s.codec_context is not None]
+    if not streams:
+        audio = " (audio only)" if container.streams.audio else ""
+        raise MediaError(f"no video stream{audio}")
+    if not known:
+        raise MediaError("no decoder for its video codec")
+
+    def rank(stream: VideoStream) -> tuple[bool, int]:
+        pixels = stream.codec_context.width * stream.codec_context.height
+        return bool(stream.disposition & Disposition.default), pixels
+
+    return max(known, key=rank)
+
+
 class VideoDecoder:
     """A video read once, from its start to its end."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         decoded = _decode(container, stream)
-        first = next(decoded)  # only a frame tells the rotation
+        first = next(decoded)  # only a frame tells how it is turned
         self._frames = chain([first], decoded)
         self._clock = Clock(stream)
         width, height = first.width, first.height
-        if _quarter_turns(first) in (1, 3):
+        if turn_of(first).swaps_axes:
             width, height = height, width
         rate = stream.average_rate
         self.info = MediaInfo(
@@ -305,9 +325,9 @@ def _squares(
     frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
 ) -> UInt8[np.ndarray, "places 3 size size"]:
     """The squares of a frame; `convert`, kept from frame to frame, saves 0.1 ms for each."""
-    turns = _quarter_turns(frame)
+    turn = turn_of(frame)
     # Squares are cut before the picture is turned: along its other axis, perhaps from the far end.
-    backward = turns == 2 or turns == (1 if frame.width > frame.height else 3)
+    backward = turn.from_right if frame.width > frame.height else turn.from_below
     cut = [1 - place if backward else place for place in places]
     try:
         squares = _convert(frame, convert, size, cut)
@@ -315,7 +335,7 @@ def _squares(
         raise
     except FFmpegError as error:
         raise MediaError(f"pixels of format {frame.format.name}: {short(error)}") from None
-    return np.ascontiguousarray(np.rot90(squares, turns, axes=(2, 3)))
+    return np.ascontiguousarray(turn.apply(squares))
 
 
 def _convert(
@@ -330,6 +350,10 @@ def _convert(
     width = max(size, round(frame.width * size / short_side))
     height = max(size, round(frame.height * size / short_side))
     is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+    way = Interpolation.AREA if size < short_side else Interpolation.BICUBIC
+    if not is_hdr and (width, height) != (frame.width, frame.height):
+        # Else colours have half the width of the small picture, and white is 253 (docs/log.md).
+        way |= Interpolation.FULL_CHR_H_INT
     # Scaled before it is converted: with the whole picture in RGB first, reading takes half as
     # long again (docs/log.md).
     small = convert.reformat(
@@ -337,7 +361,7 @@ def _convert(
         width=width,
         height=height,
         format="rgb48le" if is_hdr else "rgb24",
-        interpolation=Interpolation.AREA if size < short_side else Interpolation.BICUBIC,
+        interpolation=way,
         threads=1,
     ).to_ndarray()
     if is_hdr:
@@ -345,8 +369,3 @@ def _convert(
     corners = [(round((width - size) * p), round((height - size) * p)) for p in places]
     squares = np.stack([small[y : y + size, x : x + size] for x, y in corners])
     return squares.transpose(0, 3, 1, 2)
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """How often the picture must be turned by 90 degrees, counterclockwise."""
-    return round(frame.rotation / 90) % 4

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 from fsspec.core import url_to_fs
@@ -35,6 +36,24 @@ def filesystem(url: str) -> tuple[Any, str]:
             files = _archive(os.getpid(), f"{scheme}://::{outer}")
             return files, files._strip_protocol(inner)
         return url_to_fs(url)
+
+
+def names_in(url: str) -> list[str]:
+    """The names of the files directly in a folder.
+
+    Raises:
+        MediaError: no such folder.
+        OSError: the machine failed.
+    """
+    with errors_of(url):
+        try:
+            files, path = filesystem(url)
+            found = files.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if isinstance(error, FileNotFoundError) and _is_outage(error):
+                raise _of_machine(url, error.__cause__ or error) from error
+            raise MediaError("no such folder") from None
+    return [PurePosixPath(one["name"]).name for one in found if one["type"] == "file"]
 
 
 @lru_cache(maxsize=16)

@@ -56,12 +56,21 @@ class View:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take before it is given up."""
+    """What one file may take before it is given up.
+
+    Raises:
+        UserError: a number is out of range.
+    """
 
     seconds: float = 120.0
     """without a single frame"""
     memory: float = 4.0
     """GiB of address space, beyond what a worker starts with (Linux)"""
+
+    def __post_init__(self) -> None:
+        for name, most in (("seconds", 1e9), ("memory", 1e9)):
+            if not 0 < getattr(self, name) <= most:
+                raise UserError(f"{name} {getattr(self, name)}: more than 0, at most {most:g}")
 
 
 LIMITS = Limits()

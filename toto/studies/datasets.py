@@ -14,6 +14,9 @@ from toto.tokenizers.base import load_tokenizer
 from toto.tokens.loader import Sequences
 from toto.tokens.store import TokenDataset, unfinished
 
+SUFFIXES = (".png", ".jpg", ".webp")
+"""of pictures that a sheet can be"""
+
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 64  # of the histogram
 _SHOWN = 12  # values of a column, and reasons of failures, that are named

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from toto.errors import at_least
+from toto.errors import UserError, at_least
 from toto.media.view import View
 
 
@@ -20,3 +20,5 @@ class Ingest:
 
     def __post_init__(self) -> None:
         at_least(1, batch=self.batch, shard_items=self.shard_items)
+        if self.online and self.view.crops:
+            raise UserError(f"crops {self.view.crops}: training cuts out its own of an online scan")

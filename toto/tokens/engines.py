@@ -3,18 +3,22 @@
 All of them write the same bytes: a shard's depend on its items and the settings alone.
 """
 
+import errno
 import logging
 import multiprocessing
 import queue
+import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any, Protocol, runtime_checkable
 
 from toto.errors import UserError
-from toto.processes import end_with_parent
+from toto.media.item import Item
+from toto.processes import end_with_parent, start_shielded
 from toto.progress import console
-from toto.tokens.shards import Job, Shard, write_shards
+from toto.tokens.shards import Job, Shard, absolute, write_shards
 
 ENGINES = ("local", "ray")
 
@@ -48,8 +52,8 @@ def run(
 
     Raises:
         UserError: Ray is not installed, or a node does not see the data set's folder.
-        OSError: the machine failed.
-        RuntimeError: a process died.
+        OSError: the machine failed, or a process died.
+        RuntimeError: a process met a bug.
     """
     if engine == "ray":
         return _run_ray(job, shards, workers)
@@ -73,7 +77,7 @@ def _serve(job: Job, device: str, workers: int, todo: _Queue, done: _Queue) -> N
 
 
 def _share_out(
-    shards: Sequence[Shard], servers: int, todo: _Queue, done: _Queue, check: Callable[[], None]
+    shards: Iterable[Shard], servers: int, todo: _Queue, done: _Queue, check: Callable[[], None]
 ) -> Iterator[int]:
     """Give the servers work as they take it, and yield their reports until all have ended."""
     work = chain(shards, repeat(None, servers))
@@ -96,8 +100,10 @@ def _share_out(
 def _run_processes(
     job: Job, shards: Sequence[Shard], devices: Sequence[str], workers: int
 ) -> Iterator[int]:
+    devices = devices[: len(shards)]
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(_AHEAD * len(devices)), context.Queue()
+    # Given up, the shards that nobody takes any more would be waited for at the end of the program.
     processes = [
         context.Process(target=_serve_process, args=(job, device, workers, todo, done))
         for device in devices
@@ -106,19 +112,25 @@ def _run_processes(
     def check() -> None:
         for process in processes:
             if process.exitcode:
-                raise RuntimeError(f"a tokenizing process died (exit code {process.exitcode})")
+                raise _died(f"a tokenizing process (exit code {process.exitcode})")
 
     try:
         for process in processes:
-            process.start()
+            start_shielded(process)
         yield from _share_out(shards, len(devices), todo, done, check)
     finally:
         for process in processes:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def _died(who: str) -> OSError:
+    return ChildProcessError(errno.ECHILD, f"{who} died, perhaps for memory")
 
 
 def _serve_process(job: Job, device: str, workers: int, todo: Any, done: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     _serve(job, device, workers, todo, done)
 
@@ -134,7 +146,7 @@ def _run_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    servers = gpus or max(1, cores // (workers + 1))
+    servers = min(gpus or max(1, cores // (workers + 1)), len(shards))
     device = "cuda" if gpus else "cpu"
     console.print(f"Ray: {servers} actors on {device}, {workers} decoding processes each")
     todo = Queue(_AHEAD * servers, actor_options={"num_cpus": 0})
@@ -147,10 +159,10 @@ def _run_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
         try:
             ray.get(ended)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"a Ray worker died: {str(error).splitlines()[0]}") from error
+            raise _died(f"a Ray worker ({str(error).splitlines()[0]})") from error
 
     try:
-        yield from _share_out(shards, servers, todo, done, check)
+        yield from _share_out(map(_anywhere, shards), servers, todo, done, check)
     finally:
         for task in tasks:
             ray.cancel(task, force=True)
@@ -158,3 +170,13 @@ def _run_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
         done.shutdown(force=True)
         if is_ours:
             ray.shutdown()
+
+
+def _anywhere(shard: Shard) -> Shard:
+    """The shard for processes that run in another folder."""
+    return replace(shard, items=[_absolute(item) for item in shard.items])
+
+
+def _absolute(item: Item) -> Item:
+    where = item.location
+    return replace(item, location=replace(where, path=absolute(where.path)))

@@ -1,5 +1,7 @@
 """Media to a token data set: planned before anything is decoded, losing nothing to a kill."""
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from toto.config import fingerprint, read_json, to_dict, write_json
+from toto.config import differences, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
 from toto.files import folder_atomically, only_writer
 from toto.media.item import Item
@@ -111,30 +113,40 @@ def _describe(
         "settings": to_dict(settings),
         "items": len(items),
         "shards": -(-len(items) // settings.shard_items),
-        "source": fingerprint([_identity(item) for item in items]),
+        "source": _fingerprint(items),
     }
 
 
-def _identity(item: Item) -> list[Any]:
-    where = item.location
-    place = [where.path, where.part, where.start, where.end, where.fps]
-    return [item.key, *place, item.label, item.split]
+def _fingerprint(items: Sequence[Item]) -> str:
+    """16 hex digits of all items, that of their JSON: as one text, 14 million take gigabytes."""
+    digest = hashlib.sha256()
+    for i, item in enumerate(items):
+        where = item.location
+        place = [where.path, where.part, where.start, where.end, where.fps]
+        text = json.dumps([item.key, *place, item.label, item.split], separators=(",", ":"))
+        digest.update(f"{',' if i else '['}{text}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def _begin(out: Path, info: dict[str, Any], tokenizer_folder: Path) -> None:
     path = out / "dataset.json"
     if path.exists():
         before = read_json(path, "a token data set")
-        for name in info:
-            if name != "command" and before.get(name) != info[name]:
-                raise UserError(
-                    f"{out} was made with {name} {before.get(name)}, this would be {info[name]}: "
-                    "choose another folder or remove it"
-                )
+        different = [
+            difference
+            for name in info
+            if name != "command"
+            for difference in differences(before.get(name), info[name], name)
+        ]
+        if different:
+            how = "; ".join(different[:4])
+            raise UserError(f"{out} was made with {how}: choose another folder or remove it")
         return
     if any(path.name not in _OURS for path in out.iterdir()):
         raise UserError(f"{out} holds something else: choose another folder")
     (out / "shards").mkdir(exist_ok=True)
+    shutil.rmtree(out / "tokenizer", ignore_errors=True)  # of a run that was killed here
     with folder_atomically(out / "tokenizer") as partial:
         shutil.copytree(tokenizer_folder, partial, dirs_exist_ok=True)
     write_json(path, info)

@@ -93,7 +93,6 @@ class Sequences:
     def __init__(self, manifest: Manifest, device: str = "cpu", workers: int = 2) -> None:
         """Clips of scanned data sets are decoded by `workers` and tokenized on `device`."""
         self.manifest = manifest
-        self._how_online = device, workers
         opened = {entry.path: TokenDataset(Path(entry.path)) for entry in manifest.entries}
         for entry in manifest.entries:
             found = opened[entry.path].fingerprint
@@ -106,15 +105,19 @@ class Sequences:
         sources = {path: sources_of(dataset, *how) for path, dataset in opened.items()}
         self.datasets = [opened[entry.path] for entry in manifest.entries]
         self.sources = [sources[entry.path][entry.kind] for entry in manifest.entries]
+        self._online = OnlineReader(manifest, self.datasets, self.sources, device, workers)
         self._page = lru_cache(maxsize=4)(self._plan)
+
+    def __enter__(self) -> "Sequences":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes that decode; what another thread is reading breaks off."""
+        self._online.close()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return self.datasets[0].vocabulary
-
-    @cached_property
-    def _online(self) -> OnlineReader:
-        return OnlineReader(self.manifest, self.datasets, self.sources, *self._how_online)
 
     @property
     def clips(self) -> int:
@@ -144,6 +147,13 @@ class Sequences:
         """Sequences `first .. first + count`."""
         return torch.from_numpy(self.vocabulary.sequences(*self._read(first, count)))
 
+    def lengths(self, first: int, count: int) -> Int[np.ndarray, " b"]:
+        """How many frames sequences `first .. first + count` have, by the index alone."""
+        lengths = np.zeros(count, np.int64)
+        for part in self._parts(first, count):
+            lengths[part.indices - first] = part.frames.sum(axis=1)
+        return lengths
+
     def _read(
         self, first: int, count: int
     ) -> tuple[
@@ -160,8 +170,9 @@ class Sequences:
             at = places[:, None] * frames + np.arange(part.rows.shape[1])
             images[places] = self.manifest.entries[part.source].kind == "image"
             if self.datasets[part.source].is_online:
-                clips = zip(part.epochs.flat, part.ranks.flat, at.flat, strict=True)
-                wanted += [Wanted(part.source, *map(int, clip)) for clip in clips]
+                clips = (part.epochs, part.ranks, at)
+                for epoch, rank, place in zip(*(x.ravel().tolist() for x in clips), strict=True):
+                    wanted.append(Wanted(part.source, epoch, rank, place))
                 continue
             rows, firsts, counts = part.rows.ravel(), part.firsts.ravel(), part.frames.ravel()
             self.datasets[part.source].gather(rows, firsts, counts, at.ravel(), codes)

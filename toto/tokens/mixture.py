@@ -198,7 +198,9 @@ class Source:
         self.clip = clip
         # A video that is shorter than a clip gives one short sequence.
         windows = np.maximum(frames // clip, 1)
-        self.ends = np.cumsum(windows, dtype=np.min_scalar_type(-int(windows.sum(dtype=np.int64))))
+        clips = int(windows.sum(dtype=np.int64))
+        # The smallest signed type that holds 128 is not the one that holds -128.
+        self.ends = np.cumsum(windows, dtype=np.min_scalar_type(-clips - 1))
 
     @property
     def clips(self) -> int:

@@ -1,7 +1,9 @@
 """Clips that are decoded and tokenized as training asks for them, for data sets without codes."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,13 +32,17 @@ class Wanted:
     at: int
     """where its frames go"""
     tries: int = 0
+    """how many before it could not be read"""
+    is_second: bool = False
+    """whether it ran into a limit, or its decoder was killed, and this is its second chance"""
 
 
 class OnlineReader:
     """Decodes and tokenizes clips of scanned data sets.
 
     Training clips are cut out at a random place of each epoch, others in the middle. A clip that
-    can no longer be read gives its place to the one that comes next in the epoch's order.
+    can no longer be read gives its place to the one that comes next in the epoch's order. So that
+    no passing trouble changes the data, one whose decoder was killed is tried a second time.
 
     Args:
         manifest: of the run.
@@ -56,9 +62,21 @@ class OnlineReader:
     ) -> None:
         self._manifest, self._datasets, self._sources = manifest, datasets, sources
         self._device, self._workers = device, workers
-        self._tokenizer = load_tokenizer(datasets[0].tokenizer_folder, device)
         self._pools: dict[View, DecodePool] = {}
         self._told: set[str] = set()
+        self._reading = threading.Lock()
+        self._is_closed = False
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._datasets[0].tokenizer_folder, self._device)
+
+    def close(self) -> None:
+        """End the decoders. What another thread is reading breaks off at its next frames."""
+        self._is_closed = True
+        with self._reading:
+            for pool in self._pools.values():
+                pool.close()
 
     def read(
         self, wanted: Sequence[Wanted], out: UInt16[np.ndarray, "frames rows cols"]
@@ -67,15 +85,18 @@ class OnlineReader:
 
         Raises:
             UserError: too many clips cannot be read.
+            RuntimeError: the reader is closed.
         """
         lengths = np.zeros(len(wanted), np.int64)
         waiting = dict(enumerate(wanted))
-        while waiting:
-            clips = {i: self._clip(want) for i, want in waiting.items()}
-            for view in sorted({clip.view for clip in clips.values()}, key=repr):
-                chosen = [i for i, clip in clips.items() if clip.view == view]
-                self._decode(view, [clips[i] for i in chosen], chosen, out, lengths)
-            waiting = {i: self._next(waiting[i], clip) for i, clip in clips.items() if clip.reason}
+        with self._reading:
+            while waiting:
+                clips = self._clips(waiting)
+                for view in sorted({clip.view for clip in clips.values()}, key=repr):
+                    chosen = [i for i, clip in clips.items() if clip.view == view]
+                    self._decode(view, [clips[i] for i in chosen], chosen, out, lengths)
+                lost = {i: clip for i, clip in clips.items() if clip.reason}
+                waiting = {i: self._next(waiting[i], clip) for i, clip in lost.items()}
         return lengths
 
     def _decode(
@@ -89,6 +110,8 @@ class OnlineReader:
         encoder = _Encoder(self._tokenizer, self._device, out)
         got = 0
         for place, part in self._pool(view).stream(clip.task for clip in clips):
+            if self._is_closed:
+                raise RuntimeError("closed while clips were being read")
             clip = clips[place]
             if isinstance(part, Chunk):
                 encoder.add(part.frames[:, 0], clip.at + got)
@@ -96,36 +119,51 @@ class OnlineReader:
                 continue
             lengths[numbers[place]] = got
             if isinstance(part, Failure):
-                clip.reason = part.reason
+                clip.reason, clip.may_pass = part.reason, part.retry
             elif got < (clip.task.frames or 0):
                 clip.reason = f"{got} frames of {clip.task.frames} from {clip.task.first} on"
             got = 0
         encoder.finish()
 
     def _pool(self, view: View) -> DecodePool:
+        if self._is_closed:
+            raise RuntimeError("closed")
         return self._pools.setdefault(view, DecodePool(view, self._workers))
 
-    def _clip(self, want: Wanted) -> "_Clip":
-        source, dataset = self._sources[want.source], self._datasets[want.source]
-        epochs, seed = np.array([want.epoch]), self._manifest.seed
-        places = places_of(self._manifest, want.source, epochs, np.array([want.rank]))
-        where = source.locate(epochs, places, seed)
-        row = dataset.item(int(where.rows[0]))
-        middle = CENTRE
-        if self._manifest.split == "train":
-            middle = key_of(seed, "place", want.epoch, row.key) / 2**64
-        task = Task(row.location, (middle,), int(where.firsts[0]), int(where.frames[0]))
-        return _Clip(row.key, dataset.view, task, want.at)
+    def _clips(self, wanted: Mapping[int, Wanted]) -> dict[int, "_Clip"]:
+        """What is to be decoded, in the order asked for; rows are looked up together."""
+        clips: dict[int, _Clip] = {}
+        for number in {want.source for want in wanted.values()}:
+            mine = {i: want for i, want in wanted.items() if want.source == number}
+            epochs = np.array([want.epoch for want in mine.values()])
+            ranks = np.array([want.rank for want in mine.values()])
+            places = places_of(self._manifest, number, epochs, ranks)
+            where = self._sources[number].locate(epochs, places, self._manifest.seed)
+            dataset = self._datasets[number]
+            rows = dataset.items(where.rows)
+            spans = zip(where.firsts.tolist(), where.frames.tolist(), strict=True)
+            for (i, want), row, span in zip(mine.items(), rows, spans, strict=True):
+                task = Task(row.location, (self._middle(want.epoch, row.key),), *span)
+                clips[i] = _Clip(row.key, dataset.view, task, want.at)
+        return {i: clips[i] for i in wanted}
+
+    def _middle(self, epoch: int, key: str) -> float:
+        if self._manifest.split != "train":
+            return CENTRE
+        return key_of(self._manifest.seed, "place", epoch, key) / 2**64
 
     def _next(self, want: Wanted, lost: "_Clip") -> Wanted:
         entry = self._manifest.entries[want.source]
+        if lost.may_pass and not want.is_second:
+            return replace(want, is_second=True)
         if want.tries == _PATIENCE:
             last = f"{lost.key}: {lost.reason}"
             raise UserError(f"{entry.path}: {_PATIENCE} clips in a row cannot be read: {last}")
         if lost.key not in self._told:
             self._told.add(lost.key)
             console.print(f"not read: {lost.key}: {lost.reason}; another clip takes its place")
-        return replace(want, rank=(want.rank + 1) % entry.clips, tries=want.tries + 1)
+        rank = (want.rank + 1) % entry.clips
+        return replace(want, rank=rank, tries=want.tries + 1, is_second=False)
 
 
 @dataclass
@@ -136,6 +174,8 @@ class _Clip:
     at: int
     reason: str = ""
     """why it could not be read"""
+    may_pass: bool = False
+    """whether another try may end differently"""
 
 
 class _Encoder:
@@ -163,5 +203,7 @@ class _Encoder:
         places, self._places = self._places[:_BATCH], self._places[_BATCH:]
         full = np.zeros((_BATCH, *frames[0].shape), np.uint8)
         full[: len(frames)] = frames
-        codes = self._tokenizer.encode(torch.from_numpy(full).to(self._device))
+        # The precision of the training around it is none of the codes' business.
+        with torch.autocast(torch.device(self._device).type, enabled=False):
+            codes = self._tokenizer.encode(torch.from_numpy(full).to(self._device))
         self._out[places] = codes[: len(frames)].cpu().numpy().astype(np.uint16)

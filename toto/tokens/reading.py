@@ -47,7 +47,10 @@ class Shards:
         clips = zip(*(column[order].tolist() for column in columns), strict=True)
         for shard, its_clips in groupby(clips, key=lambda clip: clip[0]):
             path, offset = self._name(shard), self._offset(shard)
-            file = os.open(path, os.O_RDONLY)
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError as error:
+                raise UserError(f"{path} is missing: {error}") from error
             try:
                 for _, start, begin, end in its_clips:
                     if os.preadv(file, [view[begin:end]], offset + start) != end - begin:

@@ -66,6 +66,11 @@ def write_shards(job: Job, shards: Iterable[Shard], device: str, workers: int) -
             yield from _write_shard(job, begun.popleft(), chain([first], results), encode)
 
 
+def absolute(path: str) -> str:
+    """A path, or a URL, that means the same in another folder."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
 def _encoder(job: Job, device: str) -> Encode:
     tokenizer = load_tokenizer(job.tokenizer, device)
 
@@ -125,11 +130,9 @@ def _read_item(
 
 def _row(item: Item, shard: int) -> dict[str, Any]:
     where = item.location
-    # Absolute, so that the data set can be used from another folder.
-    path = where.path if "://" in where.path else str(Path(where.path).absolute())
     return {
         "key": item.key,
-        "path": path,
+        "path": absolute(where.path),
         "part": where.part,
         "start": where.start,
         "end": where.end,

@@ -122,12 +122,7 @@ class TokenDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.info: dict[str, Any] = read_json(folder / "dataset.json", "a token data set")
-        if self.info["version"] != VERSION:
-            raise UserError(
-                f"{folder} is a token data set of version {self.info['version']}, "
-                f"version {VERSION} is read here: make it anew"
-            )
+        self.info: dict[str, Any] = _read_info(folder)
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info['command']}` again")
         self._metadata = pq.read_metadata(folder / "index.parquet")
@@ -317,7 +312,7 @@ def unfinished(folder: Path) -> Unfinished | None:
     Raises:
         UserError: the folder is no token data set.
     """
-    info = read_json(folder / "dataset.json", "a token data set")
+    info = _read_info(folder)
     if (folder / "index.parquet").exists():
         return None
     done = sorted((folder / "shards").glob("[0-9]*.parquet"))
@@ -330,6 +325,18 @@ def unfinished(folder: Path) -> Unfinished | None:
         read=sum(read for read, _ in counts),
         failed=sum(failed for _, failed in counts),
     )
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    info = read_json(folder / "dataset.json", "a token data set")
+    if "version" not in info or "command" not in info:
+        raise UserError(f"{folder} is not a token data set: its dataset.json is another's")
+    if info["version"] != VERSION:
+        raise UserError(
+            f"{folder} is a token data set of version {info['version']}, "
+            f"version {VERSION} is read here: make it anew"
+        )
+    return info
 
 
 def _read_and_failed(path: Path) -> tuple[int, int]:

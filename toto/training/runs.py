@@ -63,18 +63,19 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2) -> None:
                 f"{world.size} processes"
             )
         if world.is_first:
+            _frozen(config, run)
             console.print(
                 f"a step: {config.batch} sequences = {world.size} processes x "
                 f"{config.batch // each} x {config.micro_batch}"
             )
-            _frozen(config, run)
         wait(world)
         manifests = _frozen(config, run)
-        sequences = (
-            Sequences(manifest, str(device), workers)
-            for manifest in (manifests.train, manifests.validation)
-        )
-        train(NextToken(config, *sequences), config.loop, run, "pre-train", world)
+        how = str(device), workers
+        with (
+            Sequences(manifests.train, *how) as seen,
+            Sequences(manifests.validation, *how) as held_out,
+        ):
+            train(NextToken(config, seen, held_out), config.loop, run, "pre-train", world)
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> None:
     with only_writer(run):
         if not config.source:
             raise UserError("no source is given: a folder, a file, or a CSV file")
-        items = read_sources(config.source)
+        items = read_sources(config.source, run)
         _begin(_TOKENIZER, config, run, {})
         held_out = [item for item in items if in_validation(item.key, config.held_out)]
         # A source too small to spare an item is validated on what it is trained on.

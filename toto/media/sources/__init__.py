@@ -7,12 +7,14 @@ docstrings of the layouts say what each reads, and its options.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from toto.errors import UserError
 from toto.media.item import Item
+from toto.media.sources.folder import Folder
 from toto.media.sources.names import open_source
 from toto.media.sources.places import is_url
 
@@ -44,14 +46,18 @@ def read_source(name: str) -> list[Item]:
     return read_sources([name])
 
 
-def read_sources(names: Sequence[str]) -> list[Item]:
+def read_sources(names: Sequence[str], out: Path | None = None) -> list[Item]:
     """List the items of several sources, one source after the other.
 
+    `out` is what will be written: no folder may list that.
+
     Raises:
-        UserError: a source is bad or lists nothing, the same part of a file is listed twice, or
-            two items have the same key.
+        UserError: a source is bad or lists nothing, the same part of a file is listed twice, two
+            items have the same key, or `out` lies in a folder of files.
     """
     sources: list[Source] = [open_source(name) for name in names]
+    if out is not None:
+        _check_apart(sources, out)
     items: list[Item] = []
     for source in sources:
         before = len(items)
@@ -60,6 +66,18 @@ def read_sources(names: Sequence[str]) -> list[Item]:
             raise UserError(f"source {source.name!r}: there is nothing to read in it")
     _check_unique(items)
     return items
+
+
+def _check_apart(sources: Sequence[Source], out: Path) -> None:
+    """Written into a folder of files, they would be its items when the command is run again."""
+    for source in sources:
+        if not isinstance(source, Folder) or is_url(source.location):
+            continue
+        folder, where = Path(source.location).resolve(), out.resolve()
+        if not where.is_relative_to(folder):
+            continue
+        if not any(name.startswith(".") for name in where.relative_to(folder).parts):
+            raise UserError(f"{out} lies in the source {source.name!r}: choose a place outside")
 
 
 def _check_unique(items: Sequence[Item]) -> None:

@@ -104,7 +104,8 @@ def _number(name: str, option: str, text: str) -> float:
 def _expanded(location: str) -> str:
     location = location.removeprefix("file://")
     if suffix_of(name_of(location)) == "zip" and "::" not in location:
-        location = f"zip://::{os.path.expanduser(location)}"  # noqa: PTH111  as below
+        place = os.path.expanduser(location)  # noqa: PTH111  as below
+        location = f"zip://::{place if is_url(place) else os.path.abspath(place)}"  # noqa: PTH100
     if is_url(location):
         # All that is in an archive, as fsspec writes it, is the folder that the archive is.
         return location.replace("/*::", "/::")

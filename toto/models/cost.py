@@ -1,0 +1,141 @@
+"""What training a LLaMA costs: floating-point operations, and the memory of one GPU.
+
+Both are counted from the shape alone. L layers, d width, f width of the SwiGLU, T positions.
+"""
+
+from dataclasses import dataclass
+
+from toto.errors import unknown
+from toto.models.sizes import LlamaSize
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its data sheet."""
+
+    device: str
+    """what PyTorch's name of the device contains"""
+    peak: float
+    """dense bf16 FLOP/s, sums in fp32"""
+    memory: int
+    """bytes, as nvidia-smi reports them"""
+
+
+_MIB = 2**20
+
+# Peaks: NVIDIA's data sheets (A100, H100 SXM, H200 SXM, HGX B200, L40S) and its Ada whitepaper;
+# half of a rate that is given with sparsity. Memory: the total that nvidia-smi says.
+GPUS = {
+    "a100-40": Gpu("A100-SXM4-40GB", 312e12, 40_960 * _MIB),
+    "a100-80": Gpu("A100", 312e12, 81_920 * _MIB),
+    "h100": Gpu("H100", 989e12, 81_559 * _MIB),
+    "h200": Gpu("H200", 989e12, 143_771 * _MIB),
+    "b200": Gpu("B200", 2250e12, 183_359 * _MIB),
+    "l40s": Gpu("L40S", 362e12, 46_068 * _MIB),
+    "rtx4090": Gpu("RTX 4090", 165e12, 24_564 * _MIB),
+}
+
+
+def gpu_named(name: str) -> Gpu:
+    """The GPU of that name.
+
+    Raises:
+        UserError: it is not known.
+    """
+    if name not in GPUS:
+        raise unknown("GPU", name, GPUS)
+    return GPUS[name]
+
+
+def gpu_of(device: str) -> Gpu | None:
+    """The GPU that PyTorch calls `device`, if it is known."""
+    return next((gpu for gpu in GPUS.values() if gpu.device in device), None)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of training on one token, forward and backward."""
+
+    whole: int
+    """6 N + 12 L d T: all pairs of positions (PaLM, nanoGPT, llm-foundry)"""
+    causal: int
+    """6 N + 6 L d T: the pairs that causal attention needs"""
+
+
+def training_flops(size: LlamaSize, positions: int, vocabulary: int) -> Flops:
+    """N are the weights in matrix products: those of the blocks and of the head."""
+    matrices = 6 * matrix_parameters(size, vocabulary)
+    attention = 12 * size.layers * size.width * positions
+    return Flops(matrices + attention, matrices + attention // 2)
+
+
+def matrix_parameters(size: LlamaSize, vocabulary: int) -> int:
+    """Weights that take part in matrix products: all but the norms and the embedding."""
+    return size.block_parameters() + vocabulary * size.width
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU when the loss of a micro-batch has just been differentiated, the peak."""
+
+    weights: int
+    """fp32"""
+    gradients: int
+    """fp32; of the micro-batches before"""
+    optimizer: int
+    """AdamW's two running means in fp32"""
+    casts: int
+    """the bf16 copies of the matrices that autocast makes for a forward pass"""
+    activations: int
+    """what the blocks keep for their backward pass"""
+    logits: int
+    """fp32 log-probabilities, their gradient, and that of the logits"""
+
+    @property
+    def total(self) -> int:
+        state = self.weights + self.gradients + self.optimizer
+        return state + self.casts + self.activations + self.logits
+
+
+def training_memory(
+    size: LlamaSize,
+    positions: int,
+    vocabulary: int,
+    micro_batch: int,
+    bf16: bool = True,
+    compiled: bool = False,
+    shards: int = 1,
+) -> Memory:
+    """The memory of training on micro-batches of `micro_batch` sequences of `positions`.
+
+    With `shards`, weights, gradients and means are divided by so many GPUs (FSDP, ZeRO-3).
+    """
+    parameters = size.parameters(vocabulary)
+    tokens = micro_batch * positions
+    kept = size.layers * block_activations(size, bf16, compiled)
+    kept += (4 + (2 if bf16 else 4)) * size.width  # what the last norm and the head read
+    return Memory(
+        weights=-(-4 * parameters // shards),
+        gradients=-(-4 * parameters // shards),
+        optimizer=-(-8 * parameters // shards),
+        casts=2 * matrix_parameters(size, vocabulary) if bf16 else 0,
+        activations=tokens * kept,
+        logits=tokens * 3 * 4 * vocabulary,
+    )
+
+
+def block_activations(size: LlamaSize, bf16: bool, compiled: bool) -> int:
+    """Bytes that one block keeps of one position for its backward pass.
+
+    The residual stream before either norm, in fp32; what the products read: the outputs of the
+    norms, q, k, v and what attention gives, once more in the order of the output's product; of the
+    SwiGLU its gate, its other half and their product. Eager keeps the gate's SiLU too, and autocast
+    casts the norms' outputs anew for each of the five products.
+    """
+    width = 2 if bf16 else 4
+    norms = 5 if bf16 and not compiled else 2
+    swiglu = 3 if compiled else 4
+    residual = 2 * 4 * size.width
+    # The norms' inverse roots and the attention's logarithms of sums.
+    statistics = 4 * (2 + size.heads)
+    return residual + width * ((norms + 5) * size.width + swiglu * size.mlp_width) + statistics

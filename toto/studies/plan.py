@@ -1,0 +1,395 @@
+"""What a pre-training run will take, said before it begins: data, compute, memory, disk, days."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log10
+
+from toto.errors import UserError, at_least
+from toto.models.cost import Flops, Gpu, Memory, gpu_named, training_flops, training_memory
+from toto.studies.speed import Speed, known_by, speed_of
+from toto.tokens.loader import freeze
+from toto.tokens.store import TokenDataset
+from toto.tokens.vocabulary import Vocabulary
+from toto.training.config import Pretrain
+
+# The part of a GPU's memory to fill: the rest is CUDA's own and lost between tensors. A run that
+# holds 93 % of an H100 was measured.
+USABLE = 0.95
+
+CODE_BYTES = 2  # of a stored code, uint16
+
+PAPER_VOCABULARY = Vocabulary(8192, 16, 16)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture."""
+
+    name: str
+    kind: str
+    """"video" or "image\""""
+    weight: int
+    """sequences from it in every block"""
+    clips: float
+    """clips, or images, in an epoch"""
+
+
+def paper_mixture(frames: int) -> tuple[Source, ...]:
+    """Toto, Table 2, in clips of so many frames.
+
+    It counts tokens of all frames of a video; every fourth is kept.
+    """
+    frame = PAPER_VOCABULARY.frame
+    clip = 4 * frames * frame
+    return (
+        Source("ImageNet", "image", 2, 3.6e9 / frame),
+        Source("Kinetics-600", "video", 1, 41.3e9 / clip),
+        Source("Ego4D", "video", 1, 103e9 / clip),
+        Source("HowTo100M", "video", 6, 2560e9 / clip),
+    )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a run draws from a source."""
+
+    source: Source
+    tokens: float
+    epoch: float
+    """tokens in an epoch, short clips padded"""
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one GPU would hold."""
+
+    memory: Memory
+    fits: bool
+    largest_micro_batch: int
+    """that fits; 0 if none does"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take."""
+
+    recipe: Pretrain
+    gpus: int
+    gpu_name: str
+    gpu: Gpu
+    vocabulary: Vocabulary
+    data: str
+    """where the sources are known from"""
+    drawn: tuple[Drawn, ...]
+    tokens: int
+    flops: Flops
+    """of the whole run"""
+    whole: Fit
+    """every GPU holds all of the state"""
+    sharded: Fit
+    """weights, gradients and AdamW's means are divided by all GPUs"""
+    token_bytes: int | float
+    """of the stored codes"""
+    checkpoint_bytes: int
+    speeds: tuple[Speed, Speed]
+    """as the recipe says; eager in place of compiled, or the other way round"""
+
+    def days(self, speed: Speed) -> float:
+        """Days of training alone, N GPUs being N times as fast as one."""
+        return self.tokens / (speed.tokens_per_second * self.gpus) / 86_400
+
+    def text(self) -> str:
+        """The plan in about 25 aligned lines."""
+        parts = {
+            "model": self._model(),
+            "run": self._run(),
+            "data": self._data(),
+            "compute": self._compute(),
+            "memory": self._memory(),
+            "disk": self._disk(),
+            "time": self._time(),
+        }
+        return "\n".join(
+            f"{'' if i else name:<9}{line}"
+            for name, lines in parts.items()
+            for i, line in enumerate(lines)
+        )
+
+    def _model(self) -> list[str]:
+        size, table = self.recipe.model, self.vocabulary.size
+        return [
+            f"{size.parameters(table):,} parameters: width {size.width}, layers {size.layers}, "
+            f"heads {size.heads}, SwiGLU {size.mlp_width}, table {table:,}"
+        ]
+
+    def _run(self) -> list[str]:
+        recipe = self.recipe
+        pieces = recipe.batch // (recipe.micro_batch * self.gpus)
+        cut = ", cut shorter by the curriculum" if recipe.curriculum else ""
+        return [
+            f"{_short(self.tokens)} tokens: {recipe.loop.steps:,} steps, batch {recipe.batch}, "
+            f"{recipe.frames * self.vocabulary.frame:,} codes a sequence{cut}",
+            f"{self.gpus} x {self.gpu_name}; micro-batches in a step: {pieces} of "
+            f"{recipe.micro_batch} on each GPU",
+        ]
+
+    def _data(self) -> list[str]:
+        width = max(len(drawn.source.name) for drawn in self.drawn)
+        block = sum(drawn.source.weight for drawn in self.drawn)
+        return [
+            self.data,
+            f"{'':<{width}}   share  tokens read  in an epoch  epochs",
+            *(
+                f"{drawn.source.name:<{width}}  {drawn.source.weight / block:6.1%}"
+                f"  {_short(drawn.tokens):>11}  {_short(drawn.epoch):>11}"
+                f"  {_epochs(drawn.epochs):>6}"
+                for drawn in self.drawn
+            ),
+        ]
+
+    def _compute(self) -> list[str]:
+        return [
+            f"{flops:.3g} FLOP, {flops / self.tokens / 1e9:.3g} GFLOP a token: {counted}"
+            for flops, counted in (
+                (self.flops.whole, "6N + 12LdT, attention whole"),
+                (self.flops.causal, "6N + 6LdT, attention causal"),
+            )
+        ]
+
+    def _memory(self) -> list[str]:
+        memory, mode = self.whole.memory, "compiled" if self.recipe.loop.compile else "eager"
+        lines = [
+            f"  weights {_gib(memory.weights)} + gradients {_gib(memory.gradients)} + AdamW "
+            f"{_gib(memory.optimizer)} + bf16 copies {_gib(memory.casts)}",
+            f"+ activations {_gib(memory.activations)} + logits {_gib(memory.logits)} "
+            f"({mode}, micro-batch {self.recipe.micro_batch})",
+            f"= {_gib(memory.total)} GiB on each GPU, which has {_gib(self.gpu.memory)}: "
+            + _verdict(self.whole),
+        ]
+        if self.gpus > 1:
+            lines.append(
+                f"  (the first three sharded, which training cannot do yet: "
+                f"{_gib(self.sharded.memory.total)}, {_verdict(self.sharded)})"
+            )
+        return lines
+
+    def _disk(self) -> list[str]:
+        loop, each = self.recipe.loop, self.checkpoint_bytes
+        count = min(loop.keep_checkpoints + 1, ceil(loop.steps / loop.checkpoint_every))
+        return [
+            f"tokens {_bytes(self.token_bytes)}, {CODE_BYTES} bytes each, every source stored once",
+            f"checkpoints {_bytes(count * each)}: {count} of {_bytes(each)}, one every "
+            f"{loop.checkpoint_every:,} steps",
+        ]
+
+    def _time(self) -> list[str]:
+        asked, other = self.speeds
+        lines = []
+        for speed in self.speeds:
+            days = self.days(speed)
+            option = "" if speed is asked else f" with --{'' if other.compiled else 'no-'}compile"
+            known = "measured" if speed.measured else "assumed"
+            lines.append(
+                f"{_duration(days)}{option}, {_hours(24 * self.gpus * days)} GPU-hours: "
+                f"{speed.tokens_per_second:,.0f} tokens/s on each GPU, {known}"
+            )
+        lines += known_by(asked, other)
+        linear = f"{self.gpus} GPUs taken as {self.gpus} times one; " if self.gpus > 1 else ""
+        return [*lines, f"{linear}tokenizing, validation and checkpoints are not counted"]
+
+
+def plan(
+    recipe: Pretrain, gpus: int, gpu: str, datasets: Sequence[TokenDataset] | None = None
+) -> Plan:
+    """Plan a run of `recipe` on `gpus` GPUs of a kind, on data sets or on the paper's mixture.
+
+    Raises:
+        UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
+            together, or the recipe computes in fp32, whose speed nobody measured.
+    """
+    kind = gpu_named(gpu)
+    _check_batch(recipe, gpus)
+    if recipe.loop.precision == "fp32":
+        raise UserError("precision fp32: plans are for bf16, whose speed was measured")
+    sources, vocabulary = paper_mixture(recipe.frames), PAPER_VOCABULARY
+    if datasets:
+        sources, vocabulary = _sources(recipe, datasets), datasets[0].vocabulary
+    tokens, flops = _tokens_and_flops(recipe, vocabulary)
+    drawn = tuple(_drawn(source, sources, recipe, vocabulary, tokens) for source in sources)
+    return Plan(
+        recipe=recipe,
+        gpus=gpus,
+        gpu_name=gpu,
+        gpu=kind,
+        vocabulary=vocabulary,
+        data="your data sets"
+        if datasets
+        else "the paper's mixture and sizes, at stride 4 (Table 2)",
+        drawn=drawn,
+        tokens=tokens,
+        flops=flops,
+        whole=_fit(recipe, vocabulary, gpus, kind, shards=1),
+        sharded=_fit(recipe, vocabulary, gpus, kind, shards=gpus),
+        token_bytes=_stored(datasets) if datasets else CODE_BYTES * sum(d.epoch for d in drawn),
+        # Weights and AdamW's two means.
+        checkpoint_bytes=12 * recipe.model.parameters(vocabulary.size),
+        speeds=(
+            speed_of(recipe, vocabulary, flops.causal / tokens, gpu, recipe.loop.compile),
+            speed_of(recipe, vocabulary, flops.causal / tokens, gpu, not recipe.loop.compile),
+        ),
+    )
+
+
+def _check_batch(recipe: Pretrain, gpus: int) -> None:
+    at_least(1, gpus=gpus)
+    batch, micro_batch = recipe.batch, recipe.micro_batch
+    if batch % gpus:
+        near = [max(d for d in _divisors(batch) if d < gpus)]
+        near += [d for d in _divisors(batch) if d > gpus][:1]
+        raise UserError(
+            f"batch {batch} cannot be shared by {gpus} GPUs: by {' or '.join(map(str, near))}"
+        )
+    if batch % (micro_batch * gpus):
+        fits = max(d for d in _divisors(batch // gpus) if d <= micro_batch)
+        raise UserError(
+            f"batch {batch} is no multiple of micro_batch {micro_batch} x {gpus} GPUs: "
+            f"micro_batch {fits} would fit"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _sources(recipe: Pretrain, datasets: Sequence[TokenDataset]) -> tuple[Source, ...]:
+    manifest = freeze(
+        datasets,
+        recipe.weights,
+        recipe.frames,
+        recipe.loop.seed,
+        "train",
+        recipe.validation_fraction,
+    )
+    folders = {str(dataset.folder.absolute()): str(dataset.folder) for dataset in datasets}
+    kinds = Counter(entry.path for entry in manifest.entries)
+    return tuple(
+        Source(
+            # A data set can hold both kinds.
+            folders[entry.path] + (f" ({entry.kind}s)" if kinds[entry.path] > 1 else ""),
+            entry.kind,
+            entry.weight,
+            float(entry.clips),
+        )
+        for entry in manifest.entries
+    )
+
+
+def _stored(datasets: Sequence[TokenDataset]) -> int:
+    stored = [dataset for dataset in datasets if not dataset.is_online]
+    return sum(
+        CODE_BYTES * int(dataset.column("frames").sum()) * dataset.vocabulary.frame
+        for dataset in stored
+    )
+
+
+def stages(recipe: Pretrain) -> list[tuple[int, int]]:
+    """`(steps, frames)` of the curriculum's stages, whole sequences last."""
+    found, done, steps = [], 0, recipe.loop.steps
+    for until, frames in (*recipe.curriculum, (1.0, recipe.frames)):
+        end = ceil(until * steps)
+        if end > done:
+            found.append((end - done, frames))
+            done = end
+    return found
+
+
+def _tokens_and_flops(recipe: Pretrain, vocabulary: Vocabulary) -> tuple[int, Flops]:
+    tokens = whole = causal = 0
+    for steps, frames in stages(recipe):
+        positions = frames * vocabulary.frame
+        # What is left over of a sequence that is cut into pieces is not read.
+        count = steps * recipe.batch * (recipe.frames // frames) * positions
+        flops = training_flops(recipe.model, positions, vocabulary.size)
+        tokens += count
+        whole += count * flops.whole
+        causal += count * flops.causal
+    return tokens, Flops(whole, causal)
+
+
+def _drawn(
+    source: Source,
+    sources: Sequence[Source],
+    recipe: Pretrain,
+    vocabulary: Vocabulary,
+    tokens: int,
+) -> Drawn:
+    share = source.weight / sum(other.weight for other in sources)
+    clips = (
+        recipe.loop.steps * recipe.batch * share * (1 if source.kind == "video" else recipe.frames)
+    )
+    frames = recipe.frames if source.kind == "video" else 1
+    return Drawn(
+        source,
+        tokens=share * tokens,
+        epoch=source.clips * frames * vocabulary.frame,
+        epochs=clips / source.clips,
+    )
+
+
+def _fit(recipe: Pretrain, vocabulary: Vocabulary, gpus: int, gpu: Gpu, shards: int) -> Fit:
+    def memory(micro_batch: int) -> Memory:
+        return training_memory(
+            recipe.model,
+            recipe.frames * vocabulary.frame,
+            vocabulary.size,
+            micro_batch,
+            compiled=recipe.loop.compile,
+            shards=shards,
+        )
+
+    usable = USABLE * gpu.memory
+    fitting = [m for m in _divisors(recipe.batch // gpus) if memory(m).total <= usable]
+    asked = memory(recipe.micro_batch)
+    return Fit(asked, asked.total <= usable, max(fitting, default=0))
+
+
+def _verdict(fit: Fit) -> str:
+    largest = fit.largest_micro_batch
+    if fit.fits:
+        return f"fits, up to micro-batch {largest}"
+    return f"does NOT fit, {f'--micro-batch {largest} would' if largest else 'nor does 1'}"
+
+
+def _short(number: int | float, letters: str = "kMBT") -> str:
+    """Three digits and a letter: 1.05T."""
+    power = min(int(log10(max(number, 1))) // 3, len(letters))
+    scaled = number / 1000**power
+    if not power:
+        return f"{scaled:.0f}"
+    return f"{scaled:.{max(0, 2 - int(log10(scaled)))}f}{letters[power - 1]}"
+
+
+def _bytes(number: int | float) -> str:
+    text = _short(number, "kMGT")
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} bytes"
+
+
+def _gib(number: int | float) -> str:
+    return f"{number / 2**30:.1f}"
+
+
+def _epochs(number: float) -> str:
+    return f"{number:.3g}" if number >= 0.001 else "<0.001"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _duration(days: float) -> str:
+    for unit, length in (("days", days), ("hours", 24 * days), ("minutes", 1440 * days)):
+        if length >= 1:
+            return f"{length:,.{0 if length >= 100 else 1}f} {unit}"
+    return f"{86_400 * days:.0f} seconds"
