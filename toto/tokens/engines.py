@@ -104,6 +104,7 @@ def _run_processes(
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(_AHEAD * len(devices)), context.Queue()
     # Given up, the shards that nobody takes any more would be waited for at the end of the program.
+    todo.cancel_join_thread()
     processes = [
         context.Process(target=_serve_process, args=(job, device, workers, todo, done))
         for device in devices
