@@ -74,9 +74,10 @@ class OpenMedia:
         """
         when = moments(view, self._location, self.fps)
         if isinstance(self._decoder, VideoDecoder):
-            version = _version(self._location)
-            if _timeline(self._location, version) is not None:
-                return len(_indices(self._location, version, when))
+            location = _whole(self._location)
+            version = _version(location)
+            if _timeline(location, version) is not None:
+                return len(_indices(location, version, when))
         return sum(1 for _ in self._kept(when, 0, None))
 
     def _kept(self, when: Moments, first: int, stop: int | None) -> Iterator[Picture]:
@@ -161,6 +162,7 @@ def _seek(location: Location, when: Moments, first: int, stop: int | None) -> It
     Raises:
         Unsure: that is not possible or not sure; the pictures until then were right.
     """
+    location = _whole(location)
     version = _version(location)
     timeline = _timeline(location, version)
     if timeline is None:
@@ -175,6 +177,11 @@ def _seek(location: Location, when: Moments, first: int, stop: int | None) -> It
             while at < index:
                 at, picture = next(pictures)
             yield picture
+
+
+def _whole(location: Location) -> Location:
+    """The file that segments are of: all of them share its timeline."""
+    return Location(location.path, location.part)
 
 
 def _version(location: Location) -> tuple[int, int]:
