@@ -63,3 +63,12 @@ def make_dataset(
     items = read_sources([str(source)])
     how = Ingest(View(stride=1, size=side), **settings)
     return ingest(items, tokenizer_folder, out, how, command="toto tokenize", workers=0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files below."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }

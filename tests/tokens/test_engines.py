@@ -11,7 +11,7 @@ import pytest
 
 from tests.children import start
 from tests.commands import begin, stop_when
-from tests.tiny import make_images, make_videos, save_tokenizer
+from tests.tiny import contents, make_images, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.media.sources import read_sources
 from toto.media.view import View
@@ -44,14 +44,6 @@ def make(media: Path, visual: Path, out: Path, devices=("cpu",), engine="local")
 @pytest.fixture(scope="module")
 def whole(media, visual, tmp_path_factory) -> TokenDataset:
     return make(media, visual, tmp_path_factory.mktemp("whole") / "data")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def test_two_devices_change_no_byte(whole, media, visual, tmp_path):

@@ -13,7 +13,15 @@ import torch
 from PIL import Image
 
 from tests.children import run_until_write, start
-from tests.tiny import make_dataset, make_images, make_videos, pictures, save_tokenizer, tokenizer
+from tests.tiny import (
+    contents,
+    make_dataset,
+    make_images,
+    make_videos,
+    pictures,
+    save_tokenizer,
+    tokenizer,
+)
 from toto.config import fingerprint
 from toto.errors import MediaError, UserError
 from toto.media.item import Item, Location
@@ -78,14 +86,6 @@ def tokenize(items: list[Item], visual: Path, out: Path, workers: int = 0) -> To
 @pytest.fixture(scope="module")
 def whole(media, visual, tmp_path_factory) -> TokenDataset:
     return make(media, visual, tmp_path_factory.mktemp("whole") / "data")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def test_codes_are_those_of_the_frames(whole, media):
