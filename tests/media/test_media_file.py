@@ -184,14 +184,6 @@ def test_a_broken_table_costs_its_rows(tmp_path):
         read(path, "row:0:raw")
 
 
-@pytest.fixture
-def memory():
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-
-
 def test_remote_files(tar, memory):
     folder, files = tar
     memory.pipe("/d/a.tar", (folder / "a.tar").read_bytes())

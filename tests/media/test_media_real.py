@@ -1,4 +1,3 @@
-import os
 import re
 import shutil
 import subprocess
@@ -17,14 +16,6 @@ from toto.media.video import probe, read_clip, read_frames
 from toto.media.view import Limits, View
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def real():
-    folder = os.environ.get("TOTO_REAL_DATA")
-    if not folder:
-        pytest.skip("TOTO_REAL_DATA is not set")
-    return Path(folder)
 
 
 def outcomes(items):

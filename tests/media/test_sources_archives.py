@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.media.test_sources_folders import memory, table, touch  # noqa: F401
+from tests.media.test_sources_folders import table, touch
 from toto.errors import UserError
 from toto.media.file import open_file
 from toto.media.item import Item
@@ -88,7 +88,7 @@ def test_patterns_of_shards(tmp_path):
         assert contents(items) == [picture(i) for i in range(8)]
 
 
-def test_remote_shards(tmp_path, memory):  # noqa: F811
+def test_remote_shards(tmp_path, memory):
     for i in range(2):
         write_shard(tmp_path / f"s-{i}.tar", range(3 * i, 3 * i + 3))
         memory.pipe(f"/d/s-{i}.tar", (tmp_path / f"s-{i}.tar").read_bytes())

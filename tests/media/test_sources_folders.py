@@ -3,7 +3,6 @@ import re
 import zipfile
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from toto.errors import UserError
@@ -21,14 +20,6 @@ def touch(folder: Path, *names: str) -> Path:
 
 def table(items: list[Item]) -> list[tuple[str, str | None, str | None]]:
     return [(item.key, item.label, item.split) for item in items]
-
-
-@pytest.fixture
-def memory():
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
 
 
 def test_flat_folder(tmp_path):

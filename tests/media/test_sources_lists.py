@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.media.test_sources_folders import memory, table, touch  # noqa: F401
+from tests.media.test_sources_folders import table, touch
 from toto.errors import UserError
 from toto.media.item import Location
 from toto.media.sources import read_source
@@ -259,7 +259,7 @@ def test_manifest_patterns(tmp_path):
         read_source(f"{tmp_path}/part-{{1,7}}.parquet")
 
 
-def test_remote_manifests(memory):  # noqa: F811
+def test_remote_manifests(memory):
     memory.pipe("/d/a.csv", b"path,label\nx.mp4,run\n")
     (item,) = read_source("memory://d/a.csv")
     assert (item.location.path, item.label) == ("memory://d/x.mp4", "run")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import random
 from pathlib import Path
 
@@ -16,14 +15,6 @@ from toto.media.file import open_file
 from toto.media.sources import read_source, read_sources
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def real():
-    folder = os.environ.get("TOTO_REAL_DATA")
-    if not folder:
-        pytest.skip("TOTO_REAL_DATA is not set")
-    return Path(folder)
 
 
 def test_tiny_imagenet_in_its_zip(real):

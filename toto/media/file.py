@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from toto.errors import MediaError
-from toto.media.item import Location
+from toto.media.item import Location, is_url
 
 Kind = Literal["video", "image"]
 
@@ -150,7 +150,7 @@ def open_path(path: str, block: int | None = None) -> io.RawIOBase:
         MediaError: no such file.
         OSError: the machine failed.
     """
-    if "://" in path:
+    if is_url(path):
         from toto.media.remote import Remote
 
         return Remote(path, block)
@@ -163,7 +163,7 @@ def open_path(path: str, block: int | None = None) -> io.RawIOBase:
 
 
 def _buffer(path: str) -> int:
-    return 2**17 if "://" in path else io.DEFAULT_BUFFER_SIZE
+    return 2**17 if is_url(path) else io.DEFAULT_BUFFER_SIZE
 
 
 def kind_of(file: MediaFile) -> Kind:

@@ -13,33 +13,22 @@ from toto.errors import MediaError
 from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
 from toto.media.file import MediaFile, MediaInfo, short
 from toto.media.picture import Picture
+from toto.media.turn import UPRIGHT, Turn
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 # The pages of a TIFF and the pictures of an MPO are no animation.
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 _ORIENTATION = 0x0112
+# EXIF's orientations.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: Turn(True, False, False),
+    3: Turn(True, True, False),
+    4: Turn(False, True, False),
+    5: Turn(False, False, True),
+    6: Turn(False, True, True),
+    7: Turn(True, True, True),
+    8: Turn(True, False, True),
 }
-# Turns that put the right (lower) end of a picture first.
-_FROM_THE_RIGHT = (
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.TRANSVERSE,
-)
-_FROM_BELOW = (
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-)
 _NO_DURATION = 100  # milliseconds that browsers show a picture for that names no time
 
 
@@ -49,14 +38,13 @@ class ImageDecoder:
     def __init__(self, image: Image.Image) -> None:
         check_pixels(*image.size)
         self._image = image
-        orientation = _orientation(image)
-        self._turn = _TURNS.get(orientation)
+        self._turn = _TURNS.get(_orientation(image), UPRIGHT)
         frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
         # An APNG may begin with a picture for those who cannot show it moving.
         first = 1 if frames > 1 and getattr(image, "default_image", False) else 0
         self._pages = range(first, frames)
         width, height = image.size
-        if orientation in (5, 6, 7, 8):
+        if self._turn.swaps_axes:
             width, height = height, width
         is_moving = len(self._pages) > 1
         self.info = MediaInfo(
@@ -98,15 +86,8 @@ class ImageDecoder:
     def _squares(
         self, rgb: Image.Image, size: int, places: Sequence[float]
     ) -> UInt8[np.ndarray, "places 3 size size"]:
-        if self._turn is None:
-            return np.stack([square(rgb, size, place) for place in places])
-        # Turned once it is small: squares are cut along the other axis, perhaps from the far end.
-        width, height = rgb.size
-        far = _FROM_THE_RIGHT if width > height else _FROM_BELOW
-        cut = [1 - place if self._turn in far else place for place in places]
-        squares = [square(rgb, size, place).transpose(1, 2, 0) for place in cut]
-        turned = [np.asarray(Image.fromarray(s).transpose(self._turn)) for s in squares]
-        return np.ascontiguousarray(np.stack(turned).transpose(0, 3, 1, 2))
+        cut = self._turn.stored(places, *rgb.size)
+        return self._turn.apply(np.stack([square(rgb, size, place) for place in cut]))
 
 
 @contextmanager

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from toto.errors import UserError
 
 
+def is_url(place: str) -> bool:
+    """Whether fsspec opens it."""
+    return "://" in place
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """Where the frames of one item are.

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from toto.errors import UserError, unknown
 from toto.files import write_atomically
-from toto.media.sources.places import is_url, joiner, lines, open_bytes
+from toto.media.item import is_url
+from toto.media.sources.places import joiner, lines, open_bytes
 from toto.media.sources.rows import Row
 from toto.media.sources.stems import Stems
 

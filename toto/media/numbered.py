@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from toto.errors import MediaError
 from toto.media.file import MediaInfo, kind_of, open_file
 from toto.media.image import open_image
-from toto.media.item import Location
+from toto.media.item import Location, is_url
 from toto.media.picture import Picture
 
 _NUMBER = re.compile(r"(\d+)\D*$")
@@ -68,7 +68,7 @@ def _numbered(folder: str) -> list[tuple[str, str]]:
 
 def _files(folder: str) -> list[tuple[str, str]]:
     """The names of the files directly in a folder, and their paths or URLs."""
-    if "://" in folder:
+    if is_url(folder):
         from toto.media.remote import names_in
         from toto.media.sources.places import joiner
 

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 
 from toto.errors import MediaError, UserError
 from toto.media.file import MediaInfo, short
-from toto.media.item import Location
+from toto.media.item import Location, is_url
 from toto.media.video import open_media
 from toto.media.view import CENTRE, LIMITS, Limits, View
 from toto.processes import end_with_parent, start_shielded
@@ -309,7 +309,7 @@ def _check_mount(location: Location) -> None:
         OSError: nothing is left in the folder where it should be.
     """
     path = Path(location.path).absolute()
-    if "://" in location.path or path.exists():
+    if is_url(location.path) or path.exists():
         return
     folder = next(parent for parent in path.parents if parent.is_dir())
     if not any(folder.iterdir()):

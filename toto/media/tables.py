@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from toto.errors import MediaError
 from toto.media.file import open_path, short
+from toto.media.item import is_url
 
 
 def open_cell(path: str, row: int, column: str) -> io.BytesIO:
@@ -42,7 +43,7 @@ def open_cell(path: str, row: int, column: str) -> io.BytesIO:
 
 class _Arrow:
     def __init__(self, path: str, is_stream: bool) -> None:
-        mapped = pa.memory_map(path) if "://" not in path else pa.PythonFile(open_path(path))
+        mapped = pa.PythonFile(open_path(path)) if is_url(path) else pa.memory_map(path)
         reader = pa.ipc.open_stream(mapped) if is_stream else pa.ipc.open_file(mapped)
         self._table = reader.read_all()
 

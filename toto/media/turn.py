@@ -1,5 +1,6 @@
-"""How a video's container wants its pictures turned and mirrored."""
+"""How stored pictures are put upright: squares are cut first, and turned once they are small."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,19 @@ from jaxtyping import UInt8
 
 
 class Turn(NamedTuple):
-    """How a picture is put upright: its right or lower end first, then rows for columns."""
+    """A stored picture's right or lower end comes first, then rows become columns."""
 
     from_right: bool
     from_below: bool
     swaps_axes: bool
+
+    def stored(self, places: Sequence[float], width: int, height: int) -> list[float]:
+        """Places along the longer side of the upright picture, in the one stored as width x height.
+
+        They count along its other axis where axes are swapped, perhaps from the far end.
+        """
+        is_backward = self.from_right if width > height else self.from_below
+        return [1 - place if is_backward else place for place in places]
 
     def apply(
         self, squares: UInt8[np.ndarray, "places 3 size size"]
@@ -22,7 +31,10 @@ class Turn(NamedTuple):
             squares = squares[..., ::-1]
         if self.from_below:
             squares = squares[..., ::-1, :]
-        return squares.swapaxes(2, 3) if self.swaps_axes else squares
+        return np.ascontiguousarray(squares.swapaxes(2, 3) if self.swaps_axes else squares)
+
+
+UPRIGHT = Turn(False, False, False)
 
 
 def turn_of(frame: VideoFrame) -> Turn:
@@ -33,7 +45,7 @@ def turn_of(frame: VideoFrame) -> Turn:
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return Turn(False, False, False)
+        return UPRIGHT
     assert isinstance(data, SideData)
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
     if abs(b) > abs(a):

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 
 from toto.media.file import MediaInfo, kind_of, open_file
 from toto.media.image import ImageDecoder, open_image
-from toto.media.item import Location
+from toto.media.item import Location, is_url
 from toto.media.numbered import NumberedFrames
 from toto.media.picture import Moments, Picture, kept, moments, nominal_rate
 from toto.media.pyav import (
@@ -186,7 +186,7 @@ def _whole(location: Location) -> Location:
 
 def _version(location: Location) -> tuple[int, int]:
     """What changes when the file does, as far as it can be told without reading it."""
-    if "://" in location.path:
+    if is_url(location.path):
         return 0, 0
     status = Path(location.path).stat()
     return status.st_size, status.st_mtime_ns

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Int, UInt8
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8, UInt16
 from torch import Tensor
 
 from toto.config import read_json
@@ -29,6 +31,16 @@ class Tokenizer(Protocol):
     def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
         """Frames that the codes stand for."""
         ...
+
+
+def codes_of(
+    tokenizer: Tokenizer, frames: UInt8[np.ndarray, "n 3 height width"], device: str
+) -> UInt16[np.ndarray, "n rows cols"]:
+    """The codes of frames as they are stored; `device` is the tokenizer's."""
+    # The precision of a training around it is none of the codes' business.
+    with torch.autocast(torch.device(device).type, enabled=False):
+        codes = tokenizer.encode(torch.from_numpy(frames).to(device))
+    return codes.cpu().numpy().astype(np.uint16)
 
 
 def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:

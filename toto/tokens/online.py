@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Int, UInt8, UInt16
 
 from toto.errors import UserError
 from toto.media.pool import Chunk, DecodePool, Failure, Task
 from toto.media.view import CENTRE, View
 from toto.progress import console
-from toto.tokenizers.base import Tokenizer, load_tokenizer
+from toto.tokenizers.base import Tokenizer, codes_of, load_tokenizer
 from toto.tokens.mixture import Manifest, Source, key_of, places_of
 from toto.tokens.store import TokenDataset
 
@@ -93,8 +92,8 @@ class OnlineReader:
             while waiting:
                 clips = self._clips(waiting)
                 for view in sorted({clip.view for clip in clips.values()}, key=repr):
-                    chosen = [i for i, clip in clips.items() if clip.view == view]
-                    self._decode(view, [clips[i] for i in chosen], chosen, out, lengths)
+                    self._decode(view, [c for c in clips.values() if c.view == view], out)
+                lengths[list(clips)] = [clip.got for clip in clips.values()]
                 lost = {i: clip for i, clip in clips.items() if clip.reason}
                 waiting = {i: self._next(waiting[i], clip) for i, clip in lost.items()}
         return lengths
@@ -103,26 +102,20 @@ class OnlineReader:
         self,
         view: View,
         clips: Sequence["_Clip"],
-        numbers: Sequence[int],
         out: UInt16[np.ndarray, "frames rows cols"],
-        lengths: Int[np.ndarray, " wanted"],
     ) -> None:
         encoder = _Encoder(self._tokenizer, self._device, out)
-        got = 0
         for place, part in self._pool(view).stream(clip.task for clip in clips):
             if self._is_closed:
                 raise RuntimeError("closed while clips were being read")
             clip = clips[place]
             if isinstance(part, Chunk):
-                encoder.add(part.frames[:, 0], clip.at + got)
-                got += len(part.frames)
-                continue
-            lengths[numbers[place]] = got
-            if isinstance(part, Failure):
+                encoder.add(part.frames[:, 0], clip.at + clip.got)
+                clip.got += len(part.frames)
+            elif isinstance(part, Failure):
                 clip.reason, clip.may_pass = part.reason, part.retry
-            elif got < (clip.task.frames or 0):
-                clip.reason = f"{got} frames of {clip.task.frames} from {clip.task.first} on"
-            got = 0
+            elif clip.got < (clip.task.frames or 0):
+                clip.reason = f"{clip.got} frames of {clip.task.frames} from {clip.task.first} on"
         encoder.finish()
 
     def _pool(self, view: View) -> DecodePool:
@@ -172,6 +165,8 @@ class _Clip:
     view: View
     task: Task
     at: int
+    got: int = 0
+    """frames that were read"""
     reason: str = ""
     """why it could not be read"""
     may_pass: bool = False
@@ -203,7 +198,4 @@ class _Encoder:
         places, self._places = self._places[:_BATCH], self._places[_BATCH:]
         full = np.zeros((_BATCH, *frames[0].shape), np.uint8)
         full[: len(frames)] = frames
-        # The precision of the training around it is none of the codes' business.
-        with torch.autocast(torch.device(self._device).type, enabled=False):
-            codes = self._tokenizer.encode(torch.from_numpy(full).to(self._device))
-        self._out[places] = codes[: len(frames)].cpu().numpy().astype(np.uint16)
+        self._out[places] = codes_of(self._tokenizer, full, self._device)[: len(frames)]

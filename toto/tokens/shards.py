@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedRandom
 from itertools import chain
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import UInt8, UInt16
 
 from toto.files import file_atomically
-from toto.media.item import Item
+from toto.media.item import Item, is_url
 from toto.media.pool import Chunk, DecodePool, End, Result, Task
 from toto.media.view import CENTRE, LIMITS, Limits, View, box
-from toto.tokenizers.base import load_tokenizer
+from toto.tokenizers.base import codes_of, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.mixture import key_of
 from toto.tokens.store import ROWS, shard_path
@@ -51,7 +51,9 @@ def write_shards(job: Job, shards: Iterable[Shard], device: str, workers: int) -
 
     The next shards are taken while one is being written, so that the decoders never wait.
     """
-    encode = None if job.settings.online else _encoder(job, device)
+    encode = None
+    if not job.settings.online:
+        encode = partial(codes_of, load_tokenizer(job.tokenizer, device), device=device)
     begun: deque[Shard] = deque()
 
     def tasks() -> Iterator[Task]:
@@ -68,17 +70,7 @@ def write_shards(job: Job, shards: Iterable[Shard], device: str, workers: int) -
 
 def absolute(path: str) -> str:
     """A path, or a URL, that means the same in another folder."""
-    return path if "://" in path else str(Path(path).absolute())
-
-
-def _encoder(job: Job, device: str) -> Encode:
-    tokenizer = load_tokenizer(job.tokenizer, device)
-
-    def encode(frames: UInt8[np.ndarray, "b 3 size size"]) -> UInt16[np.ndarray, "b rows cols"]:
-        codes = tokenizer.encode(torch.from_numpy(frames).to(device))
-        return codes.cpu().numpy().astype(np.uint16)
-
-    return encode
+    return path if is_url(path) else str(Path(path).absolute())
 
 
 def _places(job: Job, item: Item) -> tuple[float, ...]:

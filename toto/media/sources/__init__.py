@@ -13,10 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from toto.errors import UserError
-from toto.media.item import Item
+from toto.media.item import Item, is_url
 from toto.media.sources.folder import Folder
 from toto.media.sources.names import open_source
-from toto.media.sources.places import is_url
 
 __all__ = ["Source", "open_source", "read_source", "read_sources"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from toto.errors import UserError
-from toto.media.item import Item, Location
+from toto.media.item import Item, Location, is_url
 from toto.media.sources.layout import Layout, split_of, with_segment
-from toto.media.sources.places import above, is_file, is_url, joiner, lines, name_of, tidy
+from toto.media.sources.places import above, is_file, joiner, lines, name_of, tidy
 from toto.media.sources.rows import Row
 from toto.media.sources.stems import Stems
 

@@ -7,12 +7,13 @@ from dataclasses import fields
 from urllib.parse import unquote
 
 from toto.errors import UserError, unknown
+from toto.media.item import is_url
 from toto.media.sources.folder import Folder, Frames, ImageFolder, OneFile
 from toto.media.sources.hf import HuggingFace, is_saved
 from toto.media.sources.kinetics import Kinetics
 from toto.media.sources.layout import MEDIA, Layout, split_of, suffix_of
 from toto.media.sources.manifest import Manifest, has_paths
-from toto.media.sources.places import is_file, is_folder, is_pattern, is_url, name_of
+from toto.media.sources.places import is_file, is_folder, is_pattern, name_of
 from toto.media.sources.ssv2 import SomethingV2, holds_list
 from toto.media.sources.wds import ARCHIVE, WebDataset
 

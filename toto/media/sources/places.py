@@ -9,14 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toto.errors import MediaError, UserError
+from toto.media.item import is_url
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
-
-
-def is_url(place: str) -> bool:
-    """Whether fsspec opens it."""
-    return "://" in place
 
 
 def is_folder(place: str) -> bool:

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from toto.errors import UserError, at_least
 from toto.files import only_writer, write_atomically
+from toto.processes import end_with_parent
 from toto.progress import progress
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -187,7 +186,7 @@ def _write_items(layout: Layout, world: World, out: Path, todo: list[int], worke
     with progress(f"world: {layout.name}", world.count, layout.unit, done=done) as advance:
         write = partial(_write_item, layout, out, world)
         context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
             for _ in pool.map(write, todo):
                 advance()
 
@@ -209,15 +208,3 @@ def _write_item(layout: Layout, out: Path, world: World, index: int) -> None:
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed: it would wait for work forever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
