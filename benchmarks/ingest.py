@@ -1,9 +1,13 @@
 """How fast media become frames, beside a bare loop of the same decoder on the same cores.
 
-python benchmarks/ingest.py [--media DIR] [--workers 2] [--items 10000]
+python benchmarks/ingest.py [--media DIR] [--workers 2] [--items 10000] [--runs 7]
 
-The value is decoded frames a second of the decode workers, every 4th frame resized to 128 pixels;
-the peer decodes the same files, one after the other in as many processes, and keeps nothing.
+The value is source frames a second that the decode workers get through, every 4th frame resized to
+128 pixels; the peer decodes the same files, one after the other in as many processes, and keeps
+nothing. The workers leave out frames of H.264 that are neither kept nor referred to, which the peer
+decodes: in the rows named "all decoded" they do not, because there frames are kept by their number.
+All ways take turns; times are medians, ratios the medians of those of each turn. CPU time is that
+of all processes, this one included, which takes the frames from the workers.
 Rows: the same with a tokenizer behind it, and the memory of all processes as items go by.
 """
 
@@ -34,8 +38,6 @@ from toto.tokenizers.dvae import DVAE
 from toto.tokens.config import Ingest
 from toto.tokens.shards import Job, Shard, write_shards
 
-RUNS = 3
-
 
 def make_media(folder: Path, videos: int = 8, frames: int = 300) -> None:
     """Textured 640 x 480 videos that pan, for who brings none."""
@@ -65,14 +67,21 @@ def decode(pool: DecodePool, paths: Sequence[str]) -> int:
     return sum(end.frames for end in ends)
 
 
-def seconds(work: Callable[[], int]) -> float:
-    start = time.perf_counter()
+def seconds(work: Callable[[], int]) -> tuple[float, float]:
+    """By the clock on the wall, and of the CPU."""
+    start, cpu = time.perf_counter(), cpu_seconds()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, cpu_seconds() - cpu
+
+
+def cpu_seconds() -> float:
+    here = psutil.Process()
+    times = [p.cpu_times() for p in (here, *here.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
 
 
 def tokenize(job: Job, items: Sequence[Item], workers: int, device: str) -> int:
-    return sum(write_shards(job, [Shard(0, items)], device, workers))
+    return sum(done is None for done in write_shards(job, [Shard(0, items)], device, workers))
 
 
 def memory() -> float:
@@ -89,7 +98,8 @@ def memory_by_items(job: Job, paths: Sequence[str], items: int, workers: int) ->
     todo = [Item(Location(paths[i % len(paths)]), str(i)) for i in range(items)]
     shards = (Shard(n, todo[n * each : (n + 1) * each]) for n in range(-(-items // each)))
     found = {}
-    for done, _ in enumerate(write_shards(job, shards, "cpu", workers), start=1):
+    items_done = (done for done in write_shards(job, shards, "cpu", workers) if done is None)
+    for done, _ in enumerate(items_done, start=1):
         if done in marks:
             found[done] = memory()
     return found
@@ -100,6 +110,7 @@ def main() -> None:
     parser.add_argument("--media", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp())
@@ -118,20 +129,28 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     suffixes = (".mp4", ".mkv", ".webm", ".avi", ".mov")
     paths = [i.location.path for i in read_source(str(media)) if i.key.endswith(suffixes)]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as processes, DecodePool(View(), workers) as pool:
-        frames = bare(processes, paths)  # also warms both up, and the page cache
+    with (
+        context.Pool(workers) as processes,
+        DecodePool(View(), workers) as pool,
+        DecodePool(View(step="index"), workers) as counting,
+    ):
+        frames = bare(processes, paths)  # also warms all up, and the page cache
         kept = decode(pool, paths)
-        times = [
-            (seconds(partial(bare, processes, paths)), seconds(partial(decode, pool, paths)))
-            for _ in range(RUNS)
+        decode(counting, paths)
+        ways = [
+            partial(bare, processes, paths),
+            *(partial(decode, p, paths) for p in (pool, counting)),
         ]
-    theirs, ours = (min(column) for column in zip(*times, strict=True))
+        times = np.array([[seconds(way) for way in ways] for _ in range(options.runs)])
+    theirs, ours, all_decoded = np.median(times[..., 0], axis=0).tolist()
+    # Of each run: what the peer took, by the wall and of the CPU, over what each of ours took.
+    shares = np.median(times[:, :1] / times, axis=0).round(3).tolist()
     torch.manual_seed(0)
     DVAE(demo().tokenizer).save(work / "tokenizer")
     job = Job(work / "tokenizer", work / "out", Ingest(View()))
     (work / "out/shards").mkdir(parents=True)
     items = [Item(Location(path), path) for path in paths]
-    whole = seconds(partial(tokenize, job, items, workers, options.device))
+    whole, _ = seconds(partial(tokenize, job, items, workers, options.device))
     small = work / "small"
     small.mkdir()
     for i in range(20):
@@ -141,13 +160,18 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     marks = memory_by_items(tiny, [str(p) for p in small.iterdir()], options.items, workers)
     rows = {
         "files": len(paths),
-        "decoded frames": frames,
+        "source frames": frames,
         "kept frames": kept,
         "seconds": round(ours, 3),
         "bare seconds": round(theirs, 3),
+        "ratio of CPU time": shares[1][1],
+        "seconds, all decoded": round(all_decoded, 3),
+        "ratio, all decoded": shares[2][0],
+        "ratio of CPU time, all decoded": shares[2][1],
         "seconds with the demo tokenizer": round(whole, 3),
         "kept frames/s with the demo tokenizer": round(kept / whole, 1),
         **{f"MiB after {done} items": round(mib, 1) for done, mib in marks.items()},
+        "runs": options.runs,
         "media": "natural" if options.media else "made by the benchmark",
         "workers": workers,
     }
@@ -156,10 +180,10 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     result = {
         "name": "ingest",
         "value": round(frames / ours, 1),
-        "unit": "decoded frames/s",
+        "unit": "source frames/s",
         "peer": f"bare PyAV decode loop, {workers} processes",
         "peer_value": round(frames / theirs, 1),
-        "ratio": round(theirs / ours, 3),
+        "ratio": shares[1][0],
         "machine": machine(),
         "commit": commit(),
         "rows": rows,

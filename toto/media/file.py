@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from errno import EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+from errno import EACCES, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -26,12 +26,15 @@ _IMAGES = (
     b"\0\0\0\x0cjP  ",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
+FORBIDDEN = "no permission to read it"
 _NOT_A_FILE = {
     ENOENT: "no such file",
     ENOTDIR: "no such file",
     ELOOP: "no such file (symbolic links in a circle)",
     ENAMETOOLONG: "no such file (name too long)",
     EISDIR: "a folder, not a file",
+    EACCES: FORBIDDEN,
+    EPERM: FORBIDDEN,
 }
 
 
@@ -54,7 +57,6 @@ class MediaInfo:
     frames: int | None
 
 
-@runtime_checkable
 @runtime_checkable
 class Readable(Protocol):
     """What is asked of an open file."""
@@ -103,7 +105,7 @@ def open_file(location: Location) -> Iterator[MediaFile]:
     """Open the bytes of an item so that what goes wrong inside is told apart.
 
     Raises:
-        MediaError: no such file, or what the body raises.
+        MediaError: no such file, none that may be read, or what the body raises.
         OSError: the machine failed, whatever the body made of it. Behind a URL that is every error
             of the protocol's library, except that there is no such file.
     """
@@ -147,7 +149,7 @@ def open_path(path: str, block: int | None = None) -> io.RawIOBase:
     """Open a local file or a URL, unbuffered. From a URL, `block` bytes are asked for at once.
 
     Raises:
-        MediaError: no such file.
+        MediaError: no such file, or its permissions forbid to read it.
         OSError: the machine failed.
     """
     if is_url(path):

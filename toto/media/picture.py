@@ -1,5 +1,6 @@
 """One decoded picture, which becomes frames only if it is kept; and which pictures are kept."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -49,6 +50,13 @@ class Moments:
     stride: int
     gap: float | None
     half: float
+
+    def may_fall(self, since: float, until: float) -> bool:
+        """Whether a frame may be kept from `since` to `until`; False only where surely none is."""
+        if self.gap is None:
+            return True
+        count = max(0, math.ceil((since - self.start - self.half) / self.gap - _EPSILON))
+        return _moment(self, count) < until + _EPSILON
 
 
 def nominal_rate(location: Location, fps: float | None) -> float | None:

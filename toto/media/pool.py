@@ -309,9 +309,12 @@ def _check_mount(location: Location) -> None:
         OSError: nothing is left in the folder where it should be.
     """
     path = Path(location.path).absolute()
-    if is_url(location.path) or path.exists():
+    try:
+        if is_url(location.path) or path.exists():
+            return
+        folder = next(parent for parent in path.parents if parent.is_dir())
+    except PermissionError:  # it is there, and whether it may be read is said elsewhere
         return
-    folder = next(parent for parent in path.parents if parent.is_dir())
     if not any(folder.iterdir()):
         raise OSError(errno.ENODEV, "the folder is empty: is its mount gone?", str(folder))
 

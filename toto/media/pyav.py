@@ -1,6 +1,6 @@
 """Videos, through PyAV: sequentially, and at random places with the same bytes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +12,16 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from jaxtyping import Int64, UInt8
-from PIL import Image
+from jaxtyping import Int64
 
 from toto.errors import MediaError
-from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
+from toto.media.colour import MAX_PIXELS, check_pixels
 from toto.media.file import MediaFile, MediaInfo, short
-from toto.media.hdr import to_standard_range
-from toto.media.picture import Picture
+from toto.media.picture import Moments, Picture, kept
+from toto.media.sparse import Sparse, Unsure
+from toto.media.squares import squares_of
 from toto.media.turn import turn_of
 
 # Covers, previews of a seek bar, and what only refines another stream.
@@ -31,6 +31,7 @@ _COMPLETE = 0.8
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 _MATROSKA = "matroska,webm"
 # One packet is one frame here, and its time stamp is exact: frames can be counted undecoded.
+_TIMED = (_MOV, _MATROSKA)
 _COUNTED_CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
 
 
@@ -88,10 +89,12 @@ class VideoDecoder:
     """A video read once, from its start to its end."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        decoded = _decode(container, stream)
-        first = next(decoded)  # only a frame tells how it is turned
-        self._frames = chain([first], decoded)
         self._clock = Clock(stream)
+        self._when: Moments | None = None
+        decoded = _decode(container, stream, self._may_be_kept)
+        first = next(decoded)  # only a frame tells how it is turned
+        assert isinstance(first, VideoFrame)
+        self._frames = chain([first], decoded)
         width, height = first.width, first.height
         if turn_of(first).swaps_axes:
             width, height = height, width
@@ -110,9 +113,36 @@ class VideoDecoder:
         Raises:
             MediaError: decoding stops early, or the file holds much less than it declares.
         """
+        return (picture for _, picture in self._timed() if picture is not None)
+
+    def kept(self, when: Moments) -> Iterator[Picture]:
+        """Yield the kept pictures; what they do not need is not decoded, nor found to be damaged.
+
+        Raises:
+            MediaError: as in `pictures`.
+            Unsure: something is unusual; the pictures until then were right.
+        """
+        self._when = when
+        for picture in kept(self._timed(), when):
+            if picture is None:
+                raise Unsure
+            yield picture
+
+    def _timed(self) -> Iterator[tuple[float, Picture | None]]:
+        """All pictures with their times; None for those left out."""
         convert = VideoReformatter()
         for frame in self._frames:
-            yield Picture(self._clock.time(frame.pts), partial(_squares, frame, convert))
+            if isinstance(frame, int):
+                yield self._clock.time(frame), None
+            else:
+                time = self._clock.time(frame.pts)
+                yield time, Picture(time, partial(squares_of, frame, convert))
+
+    def _may_be_kept(self, stamp: int, later: int) -> bool:
+        since, until = self._clock.exact(stamp), self._clock.exact(later)
+        if self._when is None or since is None or until is None:
+            return True
+        return self._when.may_fall(since, until)
 
 
 class Clock:
@@ -128,6 +158,10 @@ class Clock:
         self._first: int | None = None
         self._last = -self._step
 
+    def exact(self, stamp: int) -> float | None:
+        """The time that a stamp tells; None before the first."""
+        return None if self._first is None else (stamp - self._first) * self._base
+
     def time(self, stamp: int | None) -> float:
         """The time of the next picture."""
         if stamp is not None and self._first is None:
@@ -139,16 +173,18 @@ class Clock:
         return self._last
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Yield all frames, at least one, or raise MediaError."""
+def _decode(
+    container: InputContainer, stream: VideoStream, may_be_kept: Callable[[int, int], bool]
+) -> Iterator[VideoFrame | int]:
+    """Yield all frames, at least one, or raise MediaError; of those left out, the time stamps."""
     check = _LengthCheck(container, stream)
+    has_times = container.format.name in _TIMED
+    sparse = Sparse(stream.codec_context, has_times, may_be_kept)
     frames, keys, error = 0, 0, None
     try:
-        for packet in container.demux(*check.streams):
-            check.saw(packet)
-            if packet.stream is not stream:  # the index of a flushing packet is not set
-                continue
+        for packet, later in sparse.followed(check.packets()):
             keys += packet.is_keyframe
+            sparse.before(packet, later)
             try:
                 decoded = packet.decode()
             except FFmpegError as problem:
@@ -158,8 +194,11 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
                 continue
             for picture in decoded:
                 assert isinstance(picture, VideoFrame)
-                frames += 1
+                missing = sparse.missing(picture)
+                frames += len(missing) + 1
+                yield from missing
                 yield picture
+        yield from sparse.missing_at_end()
     except MemoryError:
         raise
     except FFmpegError as problem:
@@ -191,14 +230,19 @@ class _LengthCheck:
         self._mov_packets = len(stream.index_entries) if name == _MOV and stream.frames else 0
         timed = name in (_MATROSKA, "flv")
         self._declared_seconds = (container.duration or 0) / av.time_base if timed else 0.0
-        self.streams = container.streams if timed else (stream,)
+        self._read = tuple(container.streams) if timed else (stream,)
+        self._ticks = {s.index: float(s.time_base or 0) for s in self._read}
+        self._container = container
 
-    def saw(self, packet: av.Packet) -> None:
-        if packet.size and packet.stream is self._stream:
-            self._packets += 1
-        if self._declared_seconds and packet.pts is not None and packet.time_base is not None:
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-            self._seconds = max(self._seconds, end)
+    def packets(self) -> Iterator[av.Packet]:
+        """Read all that is needed, and yield the video's."""
+        for packet in self._container.demux(*self._read):
+            if self._declared_seconds and packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * self._ticks[packet.stream_index]
+                self._seconds = max(self._seconds, end)
+            if packet.stream is self._stream:  # the index of a flushing packet is not set
+                self._packets += packet.size > 0
+                yield packet
 
     def at_end(self) -> None:
         """Raise MediaError if the file is much shorter than declared."""
@@ -232,10 +276,7 @@ class Timeline:
 
 def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline | None:
     """Count the frames by reading the packets; None where that cannot be trusted."""
-    if (
-        container.format.name not in (_MOV, _MATROSKA)
-        or stream.codec_context.name not in _COUNTED_CODECS
-    ):
+    if container.format.name not in _TIMED or stream.codec_context.name not in _COUNTED_CODECS:
         return None
     times, keys = [], []
     try:
@@ -268,10 +309,6 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline | 
         seconds=[clock.time(stamp) for stamp in times],
         fps=float(rate) if rate else None,
     )
-
-
-class Unsure(Exception):
-    """Something differs from what the timeline says: only decoding from the start is right."""
 
 
 def seek_pictures(
@@ -311,7 +348,7 @@ def seek_pictures(
             if is_first and not (frame.key_frame and frame.pict_type == PictureType.I):
                 raise Unsure
             is_first = False
-            yield at, Picture(timeline.seconds[at], partial(_squares, frame, convert))
+            yield at, Picture(timeline.seconds[at], partial(squares_of, frame, convert))
             at += 1
     except MemoryError:
         raise
@@ -319,51 +356,3 @@ def seek_pictures(
         raise Unsure from None
     if at < len(times):
         raise Unsure
-
-
-def _squares(
-    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
-) -> UInt8[np.ndarray, "places 3 size size"]:
-    """The squares of a frame; `convert`, kept from frame to frame, saves 0.1 ms for each."""
-    turn = turn_of(frame)
-    cut = turn.stored(places, frame.width, frame.height)
-    try:
-        squares = _convert(frame, convert, size, cut)
-    except MemoryError:
-        raise
-    except FFmpegError as error:
-        raise MediaError(f"pixels of format {frame.format.name}: {short(error)}") from None
-    return turn.apply(squares)
-
-
-def _convert(
-    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
-) -> UInt8[np.ndarray, "places 3 size size"]:
-    # By default each conversion would start threads, which takes ten times as long.
-    if any(component.is_alpha for component in frame.format.components):
-        pixels = convert.reformat(frame, format="rgba", threads=1).to_ndarray()
-        image = to_rgb(Image.fromarray(pixels))
-        return np.stack([square(image, size, place) for place in places])
-    short_side = min(frame.width, frame.height)
-    width = max(size, round(frame.width * size / short_side))
-    height = max(size, round(frame.height * size / short_side))
-    is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
-    way = Interpolation.AREA if size < short_side else Interpolation.BICUBIC
-    if not is_hdr and (width, height) != (frame.width, frame.height):
-        # Else colours have half the width of the small picture, and white is 253 (docs/log.md).
-        way |= Interpolation.FULL_CHR_H_INT
-    # Scaled before it is converted: with the whole picture in RGB first, reading takes half as
-    # long again (docs/log.md).
-    small = convert.reformat(
-        frame,
-        width=width,
-        height=height,
-        format="rgb48le" if is_hdr else "rgb24",
-        interpolation=way,
-        threads=1,
-    ).to_ndarray()
-    if is_hdr:
-        small = to_standard_range(small, frame.color_trc == ColorTrc.ARIB_STD_B67)
-    corners = [(round((width - size) * p), round((height - size) * p)) for p in places]
-    squares = np.stack([small[y : y + size, x : x + size] for x, y in corners])
-    return squares.transpose(0, 3, 1, 2)

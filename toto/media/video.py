@@ -20,12 +20,12 @@ from toto.media.numbered import NumberedFrames
 from toto.media.picture import Moments, Picture, kept, moments, nominal_rate
 from toto.media.pyav import (
     Timeline,
-    Unsure,
     VideoDecoder,
     open_video,
     read_timeline,
     seek_pictures,
 )
+from toto.media.sparse import Unsure
 from toto.media.view import CENTRE, View
 
 Decoder = ImageDecoder | VideoDecoder | NumberedFrames
@@ -81,18 +81,29 @@ class OpenMedia:
         return sum(1 for _ in self._kept(when, 0, None))
 
     def _kept(self, when: Moments, first: int, stop: int | None) -> Iterator[Picture]:
-        sought = 0
-        if (first or when.start) and isinstance(self._decoder, VideoDecoder):
-            try:
+        decoder = self._decoder
+        if not isinstance(decoder, VideoDecoder):
+            yield from islice(_of_all(decoder, when), first, stop)
+            return
+        given = 0
+        try:
+            if first or when.start:
                 for picture in _seek(self._location, when, first, stop):
                     yield picture
-                    sought += 1
-            except Unsure:
-                pass
-            else:
+                    given += 1
                 return
-        timed = ((picture.time, picture) for picture in self._decoder.pictures())
-        yield from islice(kept(timed, when), first + sought, stop)
+        except Unsure:
+            pass
+        try:
+            for picture in islice(decoder.kept(when), first + given, stop):
+                yield picture
+                given += 1
+            return
+        except Unsure:
+            pass
+        with open_file(self._location) as file, open_video(file) as (container, stream):
+            plain = _of_all(VideoDecoder(container, stream), when)
+            yield from islice(plain, first + given, stop)
 
 
 @contextmanager
@@ -177,6 +188,10 @@ def _seek(location: Location, when: Moments, first: int, stop: int | None) -> It
             while at < index:
                 at, picture = next(pictures)
             yield picture
+
+
+def _of_all(decoder: Decoder, when: Moments) -> Iterator[Picture]:
+    return kept(((picture.time, picture) for picture in decoder.pictures()), when)
 
 
 def _whole(location: Location) -> Location:
