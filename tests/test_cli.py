@@ -122,7 +122,7 @@ def test_inspect(folder):
     for name in set(labels):
         assert f"{name} {labels.count(name)}" in said
     deep = "\n".join(made(folder, "inspect", "tokens", "--deep"))
-    assert "every shard as recorded" in deep
+    assert "everything as recorded" in deep
 
     for path, words in (
         ("run", "pretrain run, step 3 of 3"),

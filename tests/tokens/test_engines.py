@@ -1,5 +1,6 @@
 """The same bytes, whoever writes the shards."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from tests.children import start
-from tests.commands import begin, stop_when
+from tests.commands import begin, stop_when, toto
 from tests.tiny import contents, make_images, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.media.sources import read_sources
@@ -122,6 +123,17 @@ def test_unknown_engine(media, visual, tmp_path):
         make(media, visual, tmp_path / "data", engine="rai")
 
 
+def test_a_device_for_ray_is_refused(media, visual, tmp_path):
+    done = toto(
+        tmp_path,
+        *("tokenize", media, "--tokenizer", visual, "--out", tmp_path / "data"),
+        *"--engine ray --device cpu".split(),
+    )
+    said = "toto: device 'cpu': with engine 'ray', the cluster says what there is"
+    assert (done.returncode, done.stderr.strip()) == (2, said)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.slow
 def test_ray_changes_no_byte(whole, media, visual, tmp_path, monkeypatch):
     """A real cluster whose workers run in another folder; then again after what a kill leaves."""
@@ -148,3 +160,54 @@ def test_ray_changes_no_byte(whole, media, visual, tmp_path, monkeypatch):
             make(text, visual, tmp_path / "none", engine="ray")
     finally:
         ray.shutdown()
+
+
+def make_on(address: str, *arguments) -> None:
+    os.environ["RAY_ADDRESS"] = address
+    make(*arguments, engine="ray")
+
+
+def writing(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process has a file below the folder open for writing, or one that was there."""
+    with contextlib.suppress(psutil.Error, FileNotFoundError):
+        return any(
+            str(folder) in str(link.readlink())
+            for link in Path(f"/proc/{process.pid}/fd").iterdir()
+        )
+    return False
+
+
+@pytest.mark.slow
+def test_a_ray_worker_that_outlives_its_driver_changes_nothing(visual, tmp_path):
+    """Cluster and worker hang in the middle of a shard; it goes on when another run has ended."""
+    ray = pytest.importorskip("ray")
+    media, out = make_videos(tmp_path / "media", [6000]), tmp_path / "data"
+    whole = make(media, visual, tmp_path / "whole")
+    nodes: list[psutil.Process] = []
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        driver = start(make_on, context.address_info["address"], media, visual, out)
+        family = psutil.Process().children(recursive=True)
+        nodes = [p for p in family if p.name() in ("gcs_server", "raylet")]
+        found: list[psutil.Process] = []
+        while not found:
+            assert driver.is_alive()
+            workers = [p for node in nodes for p in node.children(recursive=True)]
+            found = [p for p in workers if writing(p, out)]
+        for process in [*found, *nodes]:  # nobody is left who would end it
+            process.suspend()
+        driver.kill()
+        driver.join()
+        make(media, visual, out)
+        assert writing(found[0], out)
+        for process in found:
+            process.resume()
+        end = time.monotonic() + 15  # long enough for the rest of its shard
+        while writing(found[0], out) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert contents(out) == contents(whole.folder)
+    finally:
+        for process in nodes:
+            process.resume()
+        ray.shutdown()
+    assert contents(out) == contents(whole.folder)

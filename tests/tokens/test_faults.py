@@ -9,6 +9,7 @@ import pytest
 from tests.commands import ENVIRONMENT, TOTO, made
 from tests.tiny import make_videos, save_tokenizer
 from toto.tokens.store import TokenDataset
+from toto.tokens.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def same(folder: Path, out: str) -> bool:
     """Whether the data set is the undisturbed run's but for the command that made it."""
     one, other = TokenDataset(folder / out), TokenDataset(folder / "whole")
     assert one.failures() == []
-    one.verify()
+    verify(one)
     return one.info["checksums"] == other.info["checksums"]
 
 
@@ -102,3 +103,72 @@ def test_read_only_disk(work):
     """
     (said,) = in_namespace(work, script, "fixed")
     assert said.startswith("toto: Read-only file system: ")
+
+
+@pytest.mark.parametrize("left", ["nothing", "another"])
+def test_vanished_mount_of_one_of_two_folders(work, left):
+    """Its folder goes with it, or holds something else without it; the other one is well."""
+    script = f"""
+        here() {{ mount -t tmpfs tmpfs beside/second; }}
+        bring() {{ mkdir -p beside/first beside/second && here && fill; }}
+        fill() {{ for i in 1 2 3; do cp media/video00$i.mp4 beside/second/again$i.mp4; done; }}
+        both() {{ ${{TOKENIZE/media/media $PWD/beside/second}}; }}
+        bring
+        both && mv {left} both-{left}
+        ( both 2>&1 ) > log &
+        until [ -e {left}/shards/00001.parquet ]; do sleep 0.01; done
+        umount -l beside/second
+        if [ {left} = nothing ]; then rmdir beside/second; else touch beside/second/README; fi
+        code=0; wait $! || code=$?
+        cat log
+        [ $code = 1 ] && [ ! -e {left}/index.parquet ]
+        rm -rf beside/second
+        bring
+        both
+        [ -e {left}/shards/00012.npy ]
+        diff -r {left} both-{left}
+    """
+    (said,) = in_namespace(work, script, left)
+    reason = {"nothing": "no such folder", "another": "on another device"}[left]
+    assert said.startswith(f"toto: {reason}: is its mount gone?: {work}/beside/second; run it")
+
+
+# In a user namespace one is root, who may read everything, unless that is given up.
+PLAIN = "setpriv --bounding-set=-dac_override,-dac_read_search"
+
+
+def test_a_file_that_may_not_be_read_costs_that_file_until_it_may(work):
+    script = f"""
+        chmod 000 media/video007.mp4
+        {PLAIN} $TOKENIZE 2>&1
+        cp -r closed before
+        chmod 644 media/video007.mp4
+        {PLAIN} $TOKENIZE
+    """
+    assert in_namespace(work, script, "closed") == []
+    assert TokenDataset(work / "before").failures() == [
+        ("video007.mp4", "no permission to read it")
+    ]
+    assert len(TokenDataset(work / "before")) == 59
+    assert same(work, "closed")
+
+
+@pytest.mark.parametrize("moment", ["before", "amid"])
+def test_a_folder_that_may_not_be_listed_stops_the_run(work, moment):
+    script = f"""
+        if [ {moment} = before ]; then chmod 000 media; fi
+        ( {PLAIN} $TOKENIZE 2>&1 ) > log &
+        if [ {moment} = amid ]; then
+            until [ -e list-{moment}/shards/00001.parquet ]; do sleep 0.01; done
+            chmod 000 media
+        fi
+        code=0; wait $! || code=$?
+        chmod 755 media
+        cat log
+        [ $code = 1 ] && [ ! -e list-{moment}/index.parquet ]
+        {PLAIN} $TOKENIZE
+    """
+    (said,) = in_namespace(work, script, f"list-{moment}")
+    assert said.startswith("toto: ") and said.endswith("; run it again to continue")
+    assert f": {work}/media" in said
+    assert same(work, f"list-{moment}")

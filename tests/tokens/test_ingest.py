@@ -32,6 +32,7 @@ from toto.tokens.config import Ingest
 from toto.tokens.ingest import _fingerprint, ingest
 from toto.tokens.mixture import key_of
 from toto.tokens.store import TokenDataset
+from toto.tokens.verify import verify
 
 VIEW = View(stride=2, size=16)
 SETTINGS = Ingest(VIEW, batch=8, shard_items=3)
@@ -122,7 +123,7 @@ def test_rows_and_counts_describe_the_items(whole, media):
     counts = np.bincount(whole.codes(first).ravel(), minlength=30)
     assert np.array_equal(whole.code_counts(np.array([2])), counts)
     assert whole.vocabulary.rows == whole.vocabulary.cols == 4
-    whole.verify()
+    verify(whole)
 
 
 def test_crops_are_stored_one_after_the_other(visual, tmp_path):
@@ -217,7 +218,7 @@ def test_a_kill_at_any_write_changes_no_byte(whole, media, visual, tmp_path):
         moments += 1
         try:  # what a kill leaves is unfinished or whole
             left = TokenDataset(out)
-            left.verify()
+            verify(left)
         except UserError as error:
             assert "not finished: run `toto tokenize it` again" in str(error) or moment < 12
         if moment % 3 == 0 or moment > 25:
@@ -231,7 +232,7 @@ def test_kills_of_the_first_moments_one_after_the_other_change_no_byte(
     whole, media, visual, tmp_path
 ):
     out = tmp_path / "data"
-    for moment in (8, 7, 6, 5, 4, 3, 2, 3, 4, 5, 6, 7, 8):
+    for moment in (6, 5, 4, 3, 2, 3, 4, 5, 6):
         if (out / "dataset.json").exists():
             (out / "dataset.json").unlink()  # as if the kill had come just before
         run_until_write(moment, out, make, media, visual, out)
@@ -353,26 +354,6 @@ def test_a_second_writer_is_refused(visual, tmp_path):
         make(media, visual, tmp_path / "data")
     child.kill()
     child.join()
-
-
-def test_verify_finds_a_flipped_bit(visual, tmp_path):
-    source = make_videos(tmp_path / "source", [4, 6, 8, 10])
-    data = make_dataset(source, visual, tmp_path / "data", shard_items=2)
-    data.verify()
-    for name in data.info["checksums"]:
-        path = data.folder / name
-        healthy = path.read_bytes()
-        damaged = bytearray(healthy)
-        damaged[-5] ^= 1
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=f"{name} is not what"):
-            TokenDataset(data.folder).verify()
-        path.unlink()
-        with pytest.raises(UserError, match=f"{name} is not what"):
-            TokenDataset(data.folder).verify()
-        path.write_bytes(healthy)
-    assert len(data.info["checksums"]) == 4
-    TokenDataset(data.folder).verify()
 
 
 def test_a_data_set_made_anew_at_the_same_place_is_read_anew(visual, tmp_path):

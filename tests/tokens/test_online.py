@@ -1,6 +1,7 @@
 """Clips decoded in training, beside the same clips stored."""
 
 import multiprocessing
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,21 +18,24 @@ from toto.errors import UserError
 from toto.media.pool import Task, _Worker
 from toto.media.sources import read_sources
 from toto.media.video import open_media
-from toto.media.view import View
+from toto.media.view import LIMITS, Limits, View
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import draw, places_of
 from toto.tokens.online import _Encoder
 from toto.tokens.store import TokenDataset
+from toto.tokens.vocabulary import PAD
 
 FRAMES = 4
 VIEW = View(stride=2, size=16)
 
 
-def make(source: Path, visual: Path, out: Path, online: bool) -> TokenDataset:
-    how = Ingest(VIEW, batch=8, shard_items=3, online=online)
-    return ingest(read_sources([str(source)]), visual, out, how, "toto tokenize it", workers=0)
+def make(
+    source: Path, visual: Path, out: Path, online: bool, limits: Limits = LIMITS
+) -> TokenDataset:
+    how, items = Ingest(VIEW, batch=8, shard_items=3, online=online), read_sources([str(source)])
+    return ingest(items, visual, out, how, "toto tokenize it", workers=0, limits=limits)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +134,52 @@ def test_a_file_that_fails_late_gives_its_place_to_the_next(visual, tmp_path, ca
         path.write_text("none is left")
     with pytest.raises(UserError, match="100 clips in a row cannot be read"):
         found.batch(0, 4)
+
+
+def test_the_lengths_of_sequences_stay_those_of_the_index(visual, tmp_path):
+    """Short and long clips take turns; half of both are lost."""
+    make_videos(tmp_path / "media", [20, 3] * 8, side=16)
+    found = sequences(make(tmp_path / "media", visual, tmp_path / "scan", online=True))
+    count = found.clips
+    lengths = found.lengths(0, count)
+    assert set(lengths.tolist()) == {2, FRAMES}
+    paths = sorted((tmp_path / "media").iterdir())
+    for path in paths[: len(paths) // 2]:
+        path.write_bytes(b"no longer a video")
+    tokens = found.batch(0, count)
+    assert ((tokens != PAD).sum(1) - 2).tolist() == (lengths * found.vocabulary.frame).tolist()
+    for index in range(count):
+        kept = found.codes(index)
+        assert len(kept) == lengths[index]
+        assert found.vocabulary.sequence(kept, "video", FRAMES).tolist() == tokens[index].tolist()
+
+
+def test_a_clip_without_its_like_takes_the_only_other_of_its_length(visual, tmp_path):
+    """However far away that is in the order."""
+    make_videos(tmp_path / "media", [8, 8] + [1] * 40, side=16)
+    scan = make(tmp_path / "media", visual, tmp_path / "scan", online=True)
+    found = Sequences(freeze([scan], (), FRAMES, 3, "train", 0.0), workers=0)
+    (tmp_path / "media/video000.mp4").unlink()
+    whole = [i for i in range(found.clips) if found.lengths(i, 1)[0] == FRAMES]
+    one, other = (found.codes(i) for i in whole)
+    assert len(whole) == 2 and np.array_equal(one, other)
+
+
+def test_training_keeps_to_the_limits_of_the_scan(visual, tmp_path, capsys):
+    make_videos(tmp_path / "media", [20] * 4, side=16)
+    limits = Limits(seconds=2.0, memory=3.0)
+    scan = make(tmp_path / "media", visual, tmp_path / "scan", True, limits)
+    assert scan.limits == limits
+    limits = replace(limits, seconds=1.0)
+    scan = make(tmp_path / "media", visual, tmp_path / "scan", True, limits)  # nothing to do
+    assert TokenDataset(scan.folder).limits == limits
+    with sequences(scan, workers=1) as found:
+        ((item, _),) = found.describe(0)
+        Path(item.path).unlink()
+        os.mkfifo(item.path)
+        assert len(found.codes(0)) == FRAMES
+    said = " ".join(capsys.readouterr().err.split())
+    assert "time limit: nothing decoded for 1 s; another clip takes its place" in said
 
 
 def test_a_decoder_that_is_killed_changes_nothing(scanned, monkeypatch):

@@ -58,7 +58,7 @@ def test_the_end_is_a_target_of_short_sequences_alone():
 def test_cutting_by_hand():
     whole, images = [1, *TOKENS, 2], [3, *TOKENS, 2]
     short = [1, *TOKENS[:6], 2, 0, 0, 0, 0, 0, 0]
-    pieces = cut(torch.tensor([whole, images, short]), 6)
+    pieces, rows = cut(torch.tensor([whole, images, short]), 6)
     assert pieces.tolist() == [
         [1, *TOKENS[:6], 2],
         [1, *TOKENS[6:], 2],
@@ -66,12 +66,13 @@ def test_cutting_by_hand():
         [3, *TOKENS[6:], 2],
         [1, *TOKENS[:6], 2],  # its second piece holds only the end and padding
     ]
+    assert rows.tolist() == [0, 0, 1, 1, 2]
     # Pieces of 4 cut the short sequence's end off its own piece; the rest of 12 mod 5 is dropped.
-    assert cut(torch.tensor([short]), 4).tolist() == [
+    assert cut(torch.tensor([short]), 4)[0].tolist() == [
         [1, *TOKENS[:4], 2],
         [1, *TOKENS[4:6], 2, 0, 2],
     ]
-    assert cut(torch.tensor([whole]), 5).tolist() == [
+    assert cut(torch.tensor([whole]), 5)[0].tolist() == [
         [1, *TOKENS[:5], 2],
         [1, *TOKENS[5:10], 2],
     ]
@@ -79,7 +80,7 @@ def test_cutting_by_hand():
 
 def test_the_last_position_of_a_piece_is_neither_read_nor_predicted():
     short = torch.tensor([[1, *TOKENS[:6], 2, 0, 0, 0, 0, 0, 0]])
-    inputs, targets = inputs_and_targets(cut(short, 4))
+    inputs, targets = inputs_and_targets(cut(short, 4)[0])
     assert targets.tolist() == [TOKENS[:4], [*TOKENS[4:6], 2, 0]]
     assert inputs.tolist() == [[1, *TOKENS[:3]], [1, *TOKENS[4:6], 2]]
 
@@ -94,7 +95,7 @@ def test_codes_come_back_from_tokens(data):
     tokens = vocabulary.tokens(torch.from_numpy(codes.astype(np.int64))[None])
     assert torch.equal(sequence[1:-1], tokens[0])
     assert np.array_equal(vocabulary.codes(tokens)[0].numpy(), codes)
-    allowed = vocabulary.allowed()
+    allowed = vocabulary.allowed(vocabulary.size)
     assert allowed[tokens].all()
     assert not allowed[[0, 1, 2, 3]].any()
     assert allowed.sum() == 17

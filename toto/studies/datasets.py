@@ -13,6 +13,7 @@ from toto.errors import UserError
 from toto.tokenizers.base import load_tokenizer
 from toto.tokens.loader import Sequences
 from toto.tokens.store import TokenDataset, unfinished
+from toto.tokens.verify import verify
 
 SUFFIXES = (".png", ".jpg", ".webp")
 """of pictures that a sheet can be"""
@@ -27,7 +28,7 @@ def describe_dataset(folder: Path, deep: bool) -> str:
     """Counts, hours, sources, codes and failures of a data set, finished or not.
 
     Raises:
-        UserError: `deep`, and a shard is not what was recorded.
+        UserError: `deep`, and a part of it is not what was recorded.
     """
     begun = unfinished(folder)
     if begun is not None:
@@ -38,7 +39,7 @@ def describe_dataset(folder: Path, deep: bool) -> str:
         )
     dataset = TokenDataset(folder)
     if deep:
-        dataset.verify()
+        verify(dataset)
     once = dataset.column("crop") == 0
     kinds = ", ".join(f"{n:,} {kind}s" for kind, n in _counts(dataset, "kind", once).items())
     crops = len(once) // max(int(once.sum()), 1)
@@ -46,7 +47,7 @@ def describe_dataset(folder: Path, deep: bool) -> str:
     per_frame = dataset.vocabulary.frame
     lines = [
         f"token data set, fingerprint {dataset.fingerprint}"
-        + (", every shard as recorded" if deep else ""),
+        + (", everything as recorded" if deep else ""),
         f"items      {once.sum():,} ({kinds})" + (f", {crops} crops of each" if crops > 1 else ""),
         f"frames     {frames:,} kept, one in {dataset.view.stride}; "
         f"{dataset.hours():.2f} hours of video",

@@ -19,7 +19,7 @@ def describe(path: Path, deep: bool = False) -> str:
     """A few lines about a token data set, a run, a saved model, a tokenizer or a media file.
 
     Raises:
-        UserError: it is none of these, or `deep` finds a shard that has changed.
+        UserError: it is none of these, or `deep` finds a part that has changed.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")

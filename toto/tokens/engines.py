@@ -24,6 +24,7 @@ ENGINES = ("local", "ray")
 
 # Shards in the queue, for each device: enough that none waits, few for millions of items.
 _AHEAD = 4
+_END = "end"  # of one process's reports
 _PATIENCE = 5.0  # seconds without a report after which the processes are looked at
 
 
@@ -40,8 +41,8 @@ class _Queue(Protocol):
 
 def run(
     job: Job, shards: Sequence[Shard], engine: str, devices: Sequence[str], workers: int
-) -> Iterator[int]:
-    """Write the shards, yielding how many items have been done since the last time.
+) -> Iterator[int | None]:
+    """Write the shards, yielding None for each item done, and a finished shard's number.
 
     Args:
         job: what is written where.
@@ -67,9 +68,9 @@ def _serve(job: Job, device: str, workers: int, todo: _Queue, done: _Queue) -> N
     try:
         if not job.out.exists():
             raise UserError(f"{job.out} is not seen on every node: it must be on shared storage")
-        for items in write_shards(job, iter(todo.get, None), device, workers):
-            done.put(items)
-        done.put(None)
+        for report in write_shards(job, iter(todo.get, None), device, workers):
+            done.put(report)
+        done.put(_END)
     except (UserError, OSError) as error:
         done.put(error)
     except Exception:
@@ -78,7 +79,7 @@ def _serve(job: Job, device: str, workers: int, todo: _Queue, done: _Queue) -> N
 
 def _share_out(
     shards: Iterable[Shard], servers: int, todo: _Queue, done: _Queue, check: Callable[[], None]
-) -> Iterator[int]:
+) -> Iterator[int | None]:
     """Give the servers work as they take it, and yield their reports until all have ended."""
     work = chain(shards, repeat(None, servers))
     while servers:
@@ -91,7 +92,7 @@ def _share_out(
             continue
         if isinstance(report, Exception):
             raise report
-        if report is None:
+        if report == _END:
             servers -= 1
         else:
             yield report
@@ -99,7 +100,7 @@ def _share_out(
 
 def _run_processes(
     job: Job, shards: Sequence[Shard], devices: Sequence[str], workers: int
-) -> Iterator[int]:
+) -> Iterator[int | None]:
     devices = devices[: len(shards)]
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(_AHEAD * len(devices)), context.Queue()
@@ -136,7 +137,7 @@ def _serve_process(job: Job, device: str, workers: int, todo: Any, done: Any) ->
     _serve(job, device, workers, todo, done)
 
 
-def _run_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+def _run_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int | None]:
     try:
         import ray
         from ray.util.queue import Queue

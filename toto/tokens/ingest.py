@@ -1,14 +1,16 @@
 """Media to a token data set: planned before anything is decoded, losing nothing to a kill."""
 
+import filecmp
 import hashlib
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -16,16 +18,29 @@ from toto.config import differences, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
 from toto.files import folder_atomically, only_writer
 from toto.media.item import Item
+from toto.media.sources.roots import roots_of
 from toto.media.view import LIMITS, Limits
 from toto.progress import progress
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.engines import ENGINES, run
 from toto.tokens.shards import Job, Shard
-from toto.tokens.store import ROWS, VERSION, TokenDataset, checksum, shard_path, write_rows
+from toto.tokens.store import (
+    VERSION,
+    TokenDataset,
+    checksum,
+    failed,
+    readable,
+    rows_of_shards,
+    shard_path,
+    write_rows,
+)
 
 # What a kill can leave of a data set that has no dataset.json yet.
 _OURS = {".lock", "shards", "tokenizer", ".tokenizer.partial", ".dataset.json.partial"}
+
+# What another run may do otherwise.
+_FREE = ("command", "limits")
 
 
 def ingest(
@@ -42,8 +57,9 @@ def ingest(
     """Tokenize `items` into the data set `out`, or finish it.
 
     Shards are planned before anything is decoded, and each appears whole; what is there already is
-    kept, except items that ran into a limit, which are tried again. See `toto.tokens.engines.run`
-    for `workers`, `devices` and `engine`.
+    kept, except the shards of items that ran into a limit or may not be read, which are tried
+    again. A complete data set stays one meanwhile. See `toto.tokens.engines.run` for `workers`,
+    `devices` and `engine`.
 
     Raises:
         UserError: `out` holds something else, nothing in `items` could be read, or the tokenizer
@@ -54,20 +70,35 @@ def ingest(
         raise unknown("engine", engine, ENGINES)
     tokenizer = load_tokenizer(tokenizer_folder)
     _check(items, tokenizer, tokenizer_folder, settings)
-    info = _describe(items, tokenizer, settings, command)
+    info = _describe(items, tokenizer, settings, command) | {"limits": to_dict(limits)}
     with only_writer(out):
         _begin(out, info, tokenizer_folder)
+        again, index = out / ".again", out / "index.parquet"
+        if not index.exists():  # the last run may have been killed as it replaced shards
+            _replace(out, again)
+        target = again if index.exists() else out
         planned = [_shard(number, items, settings) for number in range(info["shards"])]
-        pending = [shard for shard in planned if not _is_done(out, shard.number)]
+        pending = [s for s in planned if not any(_is_done(f, s.number) for f in {out, target})]
         if pending:
-            (out / "index.parquet").unlink(missing_ok=True)
-            todo = sum(len(shard.items) for shard in pending)
-            job = Job((out / "tokenizer").absolute(), out.absolute(), settings, limits)
-            what = "scan" if settings.online else "tokenize"
-            with progress(what, len(items), "items", len(items) - todo) as advance:
-                for done in run(job, pending, engine, devices, workers):
-                    advance(done)
-        if not (out / "index.parquet").exists():
+            roots = roots_of(items)
+            done = len(items) - sum(len(shard.items) for shard in pending)
+            with (
+                _workplace(out) as place,
+                progress(
+                    "scan" if settings.online else "tokenize", len(items), "items", done
+                ) as advance,
+            ):
+                job = Job((out / "tokenizer").absolute(), place, settings, limits, roots)
+                for shard in run(job, pending, engine, devices, workers):
+                    if shard is None:
+                        advance()
+                    else:
+                        _move(shard, place, target)
+        if again.exists() and _differs(again, out):
+            index.unlink()
+            _replace(out, again)
+        shutil.rmtree(again, ignore_errors=True)
+        if not index.exists():
             _complete(out, info)
     return TokenDataset(out)
 
@@ -136,12 +167,14 @@ def _begin(out: Path, info: dict[str, Any], tokenizer_folder: Path) -> None:
         different = [
             difference
             for name in info
-            if name != "command"
+            if name not in _FREE
             for difference in differences(before.get(name), info[name], name)
         ]
         if different:
             how = "; ".join(different[:4])
             raise UserError(f"{out} was made with {how}: choose another folder or remove it")
+        if before.get("limits") != info["limits"]:
+            write_json(path, before | {"limits": info["limits"]})
         return
     if any(path.name not in _OURS for path in out.iterdir()):
         raise UserError(f"{out} holds something else: choose another folder")
@@ -164,33 +197,64 @@ def _is_done(out: Path, shard: int) -> bool:
     )
 
 
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A folder for the shards that are being written, of this run alone.
+
+    Processes of a run that was killed may outlive it for a while, on other machines too: what they
+    write never gets out of a folder that nobody looks into.
+    """
+    for left in out.glob(".writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    place = out.absolute() / f".writing-{secrets.token_hex(8)}"
+    (place / "shards").mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _move(shard: int, source: Path, target: Path) -> None:
+    """Codes first, rows last: the rows say that the shard is done."""
+    codes = shard_path(target, shard)
+    codes.parent.mkdir(parents=True, exist_ok=True)
+    for path in (codes, codes.with_suffix(".parquet")):
+        written = source / "shards" / path.name
+        if written.exists():  # a scan has no codes
+            written.replace(path)
+
+
+def _replace(out: Path, again: Path) -> None:
+    """Put the shards that were tried again in their places; killed here, it is begun again."""
+    for rows in sorted(again.glob("shards/*.parquet")):
+        _move(int(rows.stem), again, out)
+
+
+def _differs(again: Path, out: Path) -> bool:
+    """Whether trying again has changed anything; rows tell, by their checksum of the codes."""
+    return not all(
+        filecmp.cmp(rows, out / "shards" / rows.name, shallow=False)
+        for rows in again.glob("shards/*.parquet")
+    )
+
+
 def _complete(out: Path, info: dict[str, Any]) -> None:
     """Merge the shards' rows, one shard after the other: they need not fit into memory."""
-    read = failed = frames = 0
-    for table in _tables(out, info):
-        kept = _readable(table)
+    shards = info["shards"]
+    read = lost = frames = 0
+    for table in rows_of_shards(out, shards):
+        kept = readable(table)
         read += pc.sum(pc.equal(kept.column("crop"), 0)).as_py() or 0
-        failed += len(table) - len(kept)
+        lost += len(table) - len(kept)
         frames += pc.sum(kept.column("frames")).as_py() or 0
-    lost = (table.filter(pc.is_valid(table.column("failure"))) for table in _tables(out, info))
-    write_rows(out / "failures.parquet", lost)
+    write_rows(out / "failures.parquet", map(failed, rows_of_shards(out, shards)))
     if not read:
         table = pq.read_table(out / "failures.parquet", columns=["failure"])
         reasons = sorted(set(table.column("failure").to_pylist()))
-        raise UserError(f"none of {failed} files could be read: {'; '.join(reasons[:3])}")
-    counts = {"readable": read, "failed": failed, "frames": frames}
-    checksums = _checksums(out, info["shards"])
-    write_json(out / "dataset.json", info | counts | {"checksums": checksums})
-    write_rows(out / "index.parquet", map(_readable, _tables(out, info)))
-
-
-def _tables(out: Path, info: dict[str, Any]) -> Iterator[pa.Table]:
-    for number in range(info["shards"]):
-        yield pq.read_table(shard_path(out, number).with_suffix(".parquet"), schema=ROWS)
-
-
-def _readable(table: pa.Table) -> pa.Table:
-    return table.filter(pc.is_null(table.column("failure")))
+        raise UserError(f"none of {lost} files could be read: {'; '.join(reasons[:3])}")
+    counts = {"readable": read, "failed": lost, "frames": frames}
+    write_json(out / "dataset.json", info | counts | {"checksums": _checksums(out, shards)})
+    write_rows(out / "index.parquet", map(readable, rows_of_shards(out, shards)))
 
 
 def _checksums(out: Path, shards: int) -> dict[str, str]:

@@ -148,11 +148,34 @@ class Sequences:
         return torch.from_numpy(self.vocabulary.sequences(*self._read(first, count)))
 
     def lengths(self, first: int, count: int) -> Int[np.ndarray, " b"]:
-        """How many frames sequences `first .. first + count` have, by the index alone."""
+        """How many frames sequences `first .. first + count` have, by the index alone.
+
+        It is true whatever happens in reading: a clip that takes another's place is as long.
+        """
         lengths = np.zeros(count, np.int64)
         for part in self._parts(first, count):
             lengths[part.indices - first] = part.frames.sum(axis=1)
         return lengths
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources, by their number: the data set's folder, and the kind where it has two."""
+        entries = self.manifest.entries
+        paths = [entry.path for entry in entries]
+        names = [
+            Path(entry.path).name + (f" {entry.kind}s" if paths.count(entry.path) > 1 else "")
+            for entry in entries
+        ]
+        return tuple(
+            name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)
+        )
+
+    def source_numbers(self, first: int, count: int) -> Int[np.ndarray, " b"]:
+        """Which source sequences `first .. first + count` are of."""
+        numbers = np.zeros(count, np.int64)
+        for part in self._parts(first, count):
+            numbers[part.indices - first] = part.source
+        return numbers
 
     def _read(
         self, first: int, count: int
@@ -162,7 +185,7 @@ class Sequences:
         """Codes of sequences, which of them are images, and how many of their frames count."""
         frames = self.manifest.frames
         codes = self.datasets[0].empty(count * frames)
-        images, lengths = np.zeros(count, bool), np.zeros(count, np.int64)
+        images = np.zeros(count, bool)
         wanted: list[Wanted] = []
         for part in self._parts(first, count):
             # A video's clip fills its sequence; images follow each other in theirs.
@@ -170,17 +193,16 @@ class Sequences:
             at = places[:, None] * frames + np.arange(part.rows.shape[1])
             images[places] = self.manifest.entries[part.source].kind == "image"
             if self.datasets[part.source].is_online:
-                clips = (part.epochs, part.ranks, at)
-                for epoch, rank, place in zip(*(x.ravel().tolist() for x in clips), strict=True):
-                    wanted.append(Wanted(part.source, epoch, rank, place))
+                clips = (part.epochs, part.ranks, at, part.frames)
+                each = zip(*(values.ravel().tolist() for values in clips), strict=True)
+                wanted.extend(Wanted(part.source, *values) for values in each)
                 continue
             rows, firsts, counts = part.rows.ravel(), part.firsts.ravel(), part.frames.ravel()
             self.datasets[part.source].gather(rows, firsts, counts, at.ravel(), codes)
-            lengths[places] = part.frames.sum(axis=1)
         if wanted:
-            decoded = self._online.read(wanted, codes)
-            np.add.at(lengths, [want.at // frames for want in wanted], decoded)
-        return codes.reshape(count, frames, *codes.shape[1:]), images, lengths
+            self._online.read(wanted, codes)
+        codes = codes.reshape(count, frames, *codes.shape[1:])
+        return codes, images, self.lengths(first, count)
 
     def _parts(self, first: int, count: int) -> list["_Part"]:
         """What each source gives to sequences `first .. first + count`."""

@@ -10,14 +10,15 @@ from jaxtyping import Int, UInt8, UInt16
 
 from toto.errors import UserError
 from toto.media.pool import Chunk, DecodePool, Failure, Task
-from toto.media.view import CENTRE, View
+from toto.media.view import CENTRE, Limits, View
 from toto.progress import console
 from toto.tokenizers.base import Tokenizer, codes_of, load_tokenizer
-from toto.tokens.mixture import Manifest, Source, key_of, places_of
+from toto.tokens.mixture import Located, Manifest, Source, key_of, places_of
 from toto.tokens.store import TokenDataset
 
 # So many clips in a row that cannot be read are no accident.
 _PATIENCE = 100
+_SEARCH = 4096  # clips looked at together for one that is long enough
 _BATCH = 32  # frames in each pass through the tokenizer
 
 
@@ -30,6 +31,8 @@ class Wanted:
     rank: int
     at: int
     """where its frames go"""
+    frames: int
+    """how many: its own, and as many of another that takes its place"""
     tries: int = 0
     """how many before it could not be read"""
     is_second: bool = False
@@ -40,8 +43,9 @@ class OnlineReader:
     """Decodes and tokenizes clips of scanned data sets.
 
     Training clips are cut out at a random place of each epoch, others in the middle. A clip that
-    can no longer be read gives its place to the one that comes next in the epoch's order. So that
-    no passing trouble changes the data, one whose decoder was killed is tried a second time.
+    can no longer be read gives its place to the next of the epoch's order that is as long, or to
+    the beginning of a longer one: the lengths of sequences stay those of the index. So that no
+    passing trouble changes the data, one whose decoder was killed is tried a second time.
 
     Args:
         manifest: of the run.
@@ -61,7 +65,7 @@ class OnlineReader:
     ) -> None:
         self._manifest, self._datasets, self._sources = manifest, datasets, sources
         self._device, self._workers = device, workers
-        self._pools: dict[View, DecodePool] = {}
+        self._pools: dict[tuple[View, Limits], DecodePool] = {}
         self._told: set[str] = set()
         self._reading = threading.Lock()
         self._is_closed = False
@@ -77,35 +81,30 @@ class OnlineReader:
             for pool in self._pools.values():
                 pool.close()
 
-    def read(
-        self, wanted: Sequence[Wanted], out: UInt16[np.ndarray, "frames rows cols"]
-    ) -> Int[np.ndarray, " wanted"]:
-        """Write the codes of clips to `out`, each at its place; returns how many frames each has.
+    def read(self, wanted: Sequence[Wanted], out: UInt16[np.ndarray, "frames rows cols"]) -> None:
+        """Write the codes of clips to `out`, each at its place.
 
         Raises:
             UserError: too many clips cannot be read.
             RuntimeError: the reader is closed.
         """
-        lengths = np.zeros(len(wanted), np.int64)
         waiting = dict(enumerate(wanted))
         with self._reading:
             while waiting:
                 clips = self._clips(waiting)
-                for view in sorted({clip.view for clip in clips.values()}, key=repr):
-                    self._decode(view, [c for c in clips.values() if c.view == view], out)
-                lengths[list(clips)] = [clip.got for clip in clips.values()]
+                for how in sorted({clip.how for clip in clips.values()}, key=repr):
+                    self._decode(how, [c for c in clips.values() if c.how == how], out)
                 lost = {i: clip for i, clip in clips.items() if clip.reason}
                 waiting = {i: self._next(waiting[i], clip) for i, clip in lost.items()}
-        return lengths
 
     def _decode(
         self,
-        view: View,
+        how: tuple[View, Limits],
         clips: Sequence["_Clip"],
         out: UInt16[np.ndarray, "frames rows cols"],
     ) -> None:
         encoder = _Encoder(self._tokenizer, self._device, out)
-        for place, part in self._pool(view).stream(clip.task for clip in clips):
+        for place, part in self._pool(how).stream(clip.task for clip in clips):
             if self._is_closed:
                 raise RuntimeError("closed while clips were being read")
             clip = clips[place]
@@ -118,10 +117,11 @@ class OnlineReader:
                 clip.reason = f"{clip.got} frames of {clip.task.frames} from {clip.task.first} on"
         encoder.finish()
 
-    def _pool(self, view: View) -> DecodePool:
+    def _pool(self, how: tuple[View, Limits]) -> DecodePool:
         if self._is_closed:
             raise RuntimeError("closed")
-        return self._pools.setdefault(view, DecodePool(view, self._workers))
+        view, limits = how
+        return self._pools.setdefault(how, DecodePool(view, self._workers, limits))
 
     def _clips(self, wanted: Mapping[int, Wanted]) -> dict[int, "_Clip"]:
         """What is to be decoded, in the order asked for; rows are looked up together."""
@@ -130,15 +130,22 @@ class OnlineReader:
             mine = {i: want for i, want in wanted.items() if want.source == number}
             epochs = np.array([want.epoch for want in mine.values()])
             ranks = np.array([want.rank for want in mine.values()])
-            places = places_of(self._manifest, number, epochs, ranks)
-            where = self._sources[number].locate(epochs, places, self._manifest.seed)
+            where = self._locate(number, epochs, ranks)
             dataset = self._datasets[number]
             rows = dataset.items(where.rows)
-            spans = zip(where.firsts.tolist(), where.frames.tolist(), strict=True)
-            for (i, want), row, span in zip(mine.items(), rows, spans, strict=True):
-                task = Task(row.location, (self._middle(want.epoch, row.key),), *span)
-                clips[i] = _Clip(row.key, dataset.view, task, want.at)
+            for (i, want), row, first in zip(
+                mine.items(), rows, where.firsts.tolist(), strict=True
+            ):
+                place = self._middle(want.epoch, row.key)
+                task = Task(row.location, (place,), first, want.frames)
+                clips[i] = _Clip(row.key, (dataset.view, dataset.limits), task, want.at)
         return {i: clips[i] for i in wanted}
+
+    def _locate(
+        self, source: int, epochs: Int[np.ndarray, " n"], ranks: Int[np.ndarray, " n"]
+    ) -> Located:
+        places = places_of(self._manifest, source, epochs, ranks)
+        return self._sources[source].locate(epochs, places, self._manifest.seed)
 
     def _middle(self, epoch: int, key: str) -> float:
         if self._manifest.split != "train":
@@ -155,14 +162,23 @@ class OnlineReader:
         if lost.key not in self._told:
             self._told.add(lost.key)
             console.print(f"not read: {lost.key}: {lost.reason}; another clip takes its place")
-        rank = (want.rank + 1) % entry.clips
+        rank = self._next_rank(want, entry.clips)
         return replace(want, rank=rank, tries=want.tries + 1, is_second=False)
+
+    def _next_rank(self, want: Wanted, clips: int) -> int:
+        """The next clip that has the frames; after all others, it is this one again."""
+        for start in range(1, clips + 1, _SEARCH):
+            ranks = (want.rank + np.arange(start, min(start + _SEARCH, clips + 1))) % clips
+            where = self._locate(want.source, np.full(len(ranks), want.epoch), ranks)
+            if len(found := np.flatnonzero(where.frames >= want.frames)):
+                return int(ranks[found[0]])
+        raise AssertionError("no clip is as long as itself")
 
 
 @dataclass
 class _Clip:
     key: str
-    view: View
+    how: tuple[View, Limits]
     task: Task
     at: int
     got: int = 0

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8, UInt16
 
 from toto.files import file_atomically
+from toto.media.file import FORBIDDEN
 from toto.media.item import Item, is_url
-from toto.media.pool import Chunk, DecodePool, End, Result, Task
+from toto.media.pool import Chunk, DecodePool, End, Failure, Result, Task
+from toto.media.sources.roots import Roots
 from toto.media.view import CENTRE, LIMITS, Limits, View, box
 from toto.tokenizers.base import codes_of, load_tokenizer
 from toto.tokens.config import Ingest
@@ -34,8 +36,11 @@ class Job:
 
     tokenizer: Path
     out: Path
+    """where the folder of shards is"""
     settings: Ingest
     limits: Limits = LIMITS
+    roots: Sequence[str] = ()
+    """folders without which files are not missing, but the machine has failed"""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,18 @@ class Shard:
     items: Sequence[Item]
 
 
-def write_shards(job: Job, shards: Iterable[Shard], device: str, workers: int) -> Iterator[int]:
-    """Write shards one after the other; yields 1 for each item done.
+def write_shards(
+    job: Job, shards: Iterable[Shard], device: str, workers: int
+) -> Iterator[int | None]:
+    """Write shards one after the other; yields None for each item done, and a finished shard's
+    number.
 
     The next shards are taken while one is being written, so that the decoders never wait.
+
+    Raises:
+        OSError: the machine failed.
     """
+    roots = Roots(job.roots)
     encode = None
     if not job.settings.online:
         encode = partial(codes_of, load_tokenizer(job.tokenizer, device), device=device)
@@ -65,7 +77,9 @@ def write_shards(job: Job, shards: Iterable[Shard], device: str, workers: int) -
     with DecodePool(job.settings.view, workers, job.limits) as pool:
         results = (result for _, result in pool.stream(tasks()))
         for first in results:
-            yield from _write_shard(job, begun.popleft(), chain([first], results), encode)
+            shard = begun.popleft()
+            yield from _write_shard(job, shard, chain([first], results), encode, roots)
+            yield shard.number
 
 
 def absolute(path: str) -> str:
@@ -78,8 +92,8 @@ def _places(job: Job, item: Item) -> tuple[float, ...]:
 
 
 def _write_shard(
-    job: Job, shard: Shard, results: Iterator[Result], encode: Encode | None
-) -> Iterator[int]:
+    job: Job, shard: Shard, results: Iterator[Result], encode: Encode | None, roots: Roots
+) -> Iterator[None]:
     """Codes first, rows last: the rows say that the shard is done."""
     path = shard_path(job.out, shard.number)
     rows: list[dict[str, Any]] = []
@@ -87,8 +101,8 @@ def _write_shard(
     with file_atomically(path) if encode else nullcontext() as file:
         codes = _Codes(file, encode, job.settings.batch) if file and encode else None
         for item in shard.items:
-            rows += _read_item(job, item, shard.number, results, codes)
-            yield 1
+            rows += _read_item(job, item, shard.number, results, codes, roots)
+            yield None
         if codes is not None:
             digest = {"sha256": codes.finish()}
     table = pa.Table.from_pylist(rows, schema=ROWS).replace_schema_metadata(digest)
@@ -97,7 +111,12 @@ def _write_shard(
 
 
 def _read_item(
-    job: Job, item: Item, shard: int, results: Iterator[Result], codes: "_Codes | None"
+    job: Job,
+    item: Item,
+    shard: int,
+    results: Iterator[Result],
+    codes: "_Codes | None",
+    roots: Roots,
 ) -> list[dict[str, Any]]:
     """Pass one item's frames on, and return its rows: one for each stored crop."""
     first = codes.frames if codes else 0
@@ -116,7 +135,7 @@ def _read_item(
         else:
             if codes:
                 codes.drop_from(first)
-            return [_row(item, shard) | {"failure": part.reason, "retry": part.retry}]
+            return [_row(item, shard) | _failure_row(item, part, roots)]
     raise AssertionError("the decoders ended in the middle of an item")
 
 
@@ -157,6 +176,14 @@ def _end_row(view: View, end: End, first: int, crop: int, place: float) -> dict[
         "width": end.info.width,
         "height": end.info.height,
     }
+
+
+def _failure_row(item: Item, failure: Failure, roots: Roots) -> dict[str, Any]:
+    """Its reason; its own bytes stay what they are, anything else is worth another try."""
+    if not failure.retry:
+        roots.check(item.location.path)
+    may_pass = failure.retry or failure.reason.endswith(FORBIDDEN)
+    return {"failure": failure.reason, "retry": may_pass}
 
 
 class _Codes:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int, Shaped
 
@@ -25,7 +26,7 @@ from toto.config import fingerprint, from_dict, read_json
 from toto.errors import UserError
 from toto.files import file_atomically
 from toto.media.item import Location
-from toto.media.view import View
+from toto.media.view import Limits, View
 from toto.tokens.reading import Codes, Each, Shards
 from toto.tokens.vocabulary import Vocabulary
 
@@ -122,6 +123,7 @@ class TokenDataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._version = _version(folder)
         self.info: dict[str, Any] = _read_info(folder)
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info['command']}` again")
@@ -142,6 +144,11 @@ class TokenDataset:
         """Which frames of its files are kept, and how."""
         where = f"{self.folder}/dataset.json"
         return from_dict(View, self.info["settings"]["view"], where)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What one of its files may take, as the last run was told."""
+        return from_dict(Limits, self.info.get("limits", {}), f"{self.folder}/dataset.json")
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -222,6 +229,7 @@ class TokenDataset:
         out = self.empty(left if frames is None else min(frames, left))
         where = np.array([item.shard, item.first + first, len(out), 0])
         self._stored.read(where[:1], where[1:2], where[2:3], where[3:], out)
+        self._check_version()
         return out
 
     def empty(self, frames: int) -> Codes:
@@ -232,10 +240,11 @@ class TokenDataset:
         """Read the codes of kept frames `firsts .. firsts + frames` of rows to `out[at ...]`.
 
         Raises:
-            UserError: a shard is not as the index says.
+            UserError: a shard is not as the index says, or the data set has been changed.
         """
         shards, starts = self._positions
         self._stored.read(shards[rows], starts[rows] + firsts, frames, at, out)
+        self._check_version()
 
     def hours(self) -> float:
         """Length of the videos, each counted once; those of unknown frame rate are left out."""
@@ -254,18 +263,8 @@ class TokenDataset:
         where = (*self._positions, self.column("frames"))
         for codes in self._stored.in_turn(*(x if rows is None else x[rows] for x in where)):
             counts += np.bincount(codes.reshape(-1), minlength=len(counts))
+        self._check_version()
         return counts
-
-    def verify(self) -> None:
-        """Compare every shard with its recorded checksum.
-
-        Raises:
-            UserError: one differs or is missing.
-        """
-        for name, recorded in self.info["checksums"].items():
-            path = self.folder / name
-            if not path.exists() or checksum(path) != recorded:
-                raise UserError(f"{path} is not what {self.folder}/dataset.json recorded")
 
     @property
     def _stored(self) -> Shards:
@@ -273,7 +272,16 @@ class TokenDataset:
             raise UserError(f"{self.folder} stores no codes: tokenize without --online for this")
         return self._shards
 
+    def _check_version(self) -> None:
+        """Make sure that what was read was still as the index said.
+
+        Whoever replaces a shard takes the index away before.
+        """
+        if _version(self.folder) != self._version:
+            raise UserError(f"{self.folder} has been changed since it was opened")
+
     def _index(self) -> pq.ParquetFile:
+        self._check_version()
         return pq.ParquetFile(
             self.folder / "index.parquet", metadata=self._metadata, read_dictionary=_REPEATED
         )
@@ -327,6 +335,15 @@ def unfinished(folder: Path) -> Unfinished | None:
     )
 
 
+def _version(folder: Path) -> tuple[int, int] | None:
+    """Tells one index from the next in its place."""
+    try:
+        status = (folder / "index.parquet").stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def _read_info(folder: Path) -> dict[str, Any]:
     info = read_json(folder / "dataset.json", "a token data set")
     if "version" not in info or "command" not in info:
@@ -344,6 +361,22 @@ def _read_and_failed(path: Path) -> tuple[int, int]:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = sum(group.column(column).statistics.null_count for group in groups if group.num_rows)
     return read, metadata.num_rows - read
+
+
+def rows_of_shards(folder: Path, shards: int) -> Iterator[pa.Table]:
+    """The rows of each shard, read or failed."""
+    for number in range(shards):
+        yield pq.read_table(shard_path(folder, number).with_suffix(".parquet"), schema=ROWS)
+
+
+def readable(rows: pa.Table) -> pa.Table:
+    """Those of items that could be read."""
+    return rows.filter(pc.is_null(rows.column("failure")))
+
+
+def failed(rows: pa.Table) -> pa.Table:
+    """Those of items that could not."""
+    return rows.filter(pc.is_valid(rows.column("failure")))
 
 
 def write_rows(path: Path, tables: Iterable[pa.Table]) -> None:

@@ -88,9 +88,9 @@ class Vocabulary:
             raise UserError(f"these {tokens.shape[1]} tokens are no whole frames of codes")
         return codes.unflatten(1, (-1, self.rows, self.cols))
 
-    def allowed(self, device: torch.device | None = None) -> Bool[Tensor, " vocabulary"]:
-        """Which ids stand for codes: all that generation may sample."""
-        ids = torch.arange(self.size, device=device)
+    def allowed(self, rows: int, device: torch.device | None = None) -> Bool[Tensor, " rows"]:
+        """Which ids of a table stand for codes: all that generation may sample."""
+        ids = torch.arange(rows, device=device)
         return (ids >= OFFSET) & (ids < OFFSET + self.codebook_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,8 +114,12 @@ def inputs_and_targets(
     return sequences[:, :-2], sequences[:, 1:-1]
 
 
-def cut(sequences: Int[Tensor, "b t"], positions: int) -> Int[Tensor, "pieces n"]:
+def cut(
+    sequences: Int[Tensor, "b t"], positions: int
+) -> tuple[Int[Tensor, "pieces n"], Int[Tensor, " pieces"]]:
     """Cut sequences into as many whole sequences of `positions` codes as each holds.
+
+    With the pieces comes the row of `sequences` that each is of.
 
     Pieces that hold only padding are left out, so their number can vary.
     """
@@ -126,4 +130,5 @@ def cut(sequences: Int[Tensor, "b t"], positions: int) -> Int[Tensor, "pieces n"
     # A piece that ends before its sequence does is full: its end is never a target.
     ends = torch.full_like(starts, END)
     whole = torch.cat((starts, pieces, ends), dim=1)
-    return whole[pieces[:, 0] >= OFFSET]
+    kept = pieces[:, 0] >= OFFSET
+    return whole[kept], torch.arange(len(sequences)).repeat_interleave(count)[kept]
