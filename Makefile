@@ -10,6 +10,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	# A peer of tests, whose wish for torchvision is nominal.
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps mup
 	touch $@
 
 setup: .venv/done  ## the virtual environment
@@ -29,5 +31,5 @@ check: setup  ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-gpu:  ## one part on a GPU machine, with the Python that holds its PyTorch: PART=tests|pretrain
+gpu:  ## one part of docs/gpu.md on a GPU machine, with the Python that holds its PyTorch
 	PYTHONPATH=$(CURDIR) $(PYTHON) benchmarks/gpu.py $(PART)

@@ -1,4 +1,7 @@
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,6 +167,36 @@ def test_mistakes(folder, model, video, tmp_path):
         toto.load(folder / "run", "gpu9")
 
 
+# Importing transformers fails; what is loaded is saved again and read once more.
+ALONE = """
+import sys
+sys.modules["transformers"] = None
+from pathlib import Path
+import numpy, toto
+from toto.models.saved import load_model, save_model
+
+model = toto.load("moved", "cpu")
+frames = numpy.load("frames.npy")
+numpy.savez("made.npz", future=model.predict(frames, frames=2), layer=model.features(frames)[4])
+save_model(model.model, load_model(Path("moved"))[1], Path("moved/tokenizer"), Path("again"))
+again = toto.load("again", "cpu").features(frames)[4]
+assert numpy.array_equal(again, numpy.load("made.npz")["layer"])
+"""
+
+
+def test_the_folder_alone_is_enough_and_no_transformers(folder, model, tmp_path):
+    shutil.copytree(folder / "run" / "model", tmp_path / "moved")
+    frames = pictures(4, SIDE, seed=9)
+    np.save(tmp_path / "frames.npy", frames)
+    child = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert child.returncode == 0, child.stderr
+    made = np.load(tmp_path / "made.npz")
+    assert np.array_equal(made["future"], model.predict(frames, frames=2))
+    np.testing.assert_allclose(made["layer"], model.features(frames)[4], atol=1e-5, rtol=1e-5)
+
+
 def test_a_swapped_tokenizer_is_refused(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     inside = tmp_path / "run" / "model" / "tokenizer"
@@ -174,3 +207,40 @@ def test_a_swapped_tokenizer_is_refused(folder, tmp_path):
     _, details = load_model(tmp_path / "run" / "model")
     with pytest.raises(UserError, match=details["tokenizer"]):
         toto.load(tmp_path / "run")
+
+
+def another(config: dict, name: str, value: object) -> None:
+    config["toto"]["vocabulary"][name] = value
+
+
+MISFITS = {
+    "no word of videos": (lambda c: c.pop("toto"), "toto adopt"),
+    "no frames": (lambda c: c["toto"].pop("frames"), "damaged: KeyError.'frames'"),
+    "no vocabulary": (lambda c: c["toto"].pop("vocabulary"), "damaged: KeyError.'vocabulary'"),
+    "frames in words": (lambda c: c["toto"].update(frames="few"), "damaged: Type"),
+    "clips of no frames": (lambda c: c["toto"].update(frames=0), "frames 0: at least 1"),
+    "a finer grid": (lambda c: another(c, "grid", [4, 4]), r"grid \[4, 4\], .* \[2, 2\]"),
+    "larger pictures": (lambda c: c["toto"]["view"].update(size=16), r"grid \[2, 2\], .* \[4, 4\]"),
+    "more codes": (lambda c: another(c, "codebook_size", 64), "codebook_size 64, .* 30"),
+    "codes from 0 on": (lambda c: another(c, "offset", 0), "offset 0, .* 4"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS, ids=str)
+def test_a_vocabulary_or_grid_that_does_not_fit_is_refused(folder, tmp_path, misfit):
+    shutil.copytree(folder / "run" / "model", tmp_path / "model")
+    change, words = MISFITS[misfit]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    change(config)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=words) as caught:
+        toto.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_is_too_small_is_refused(folder, model, tmp_path):
+    _, details = load_model(folder / "run" / "model")
+    small = Llama(model.model.size, 33)  # 30 codes after 4 other ids
+    save_model(small, details, folder / "tokenizer", tmp_path / "model")
+    with pytest.raises(UserError, match=r"33 rows .* take 34"):
+        toto.load(tmp_path / "model")

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from toto.config import from_dict
-from toto.errors import UserError
+from toto.errors import UserError, at_least
 from toto.generation.continuation import continue_codes
 from toto.generation.sampling import Sampling
 from toto.media.video import read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
-from toto.models.saved import load_model
+from toto.models.saved import check_table, load_model, saved_in
 from toto.probing.features import pick_layers
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokens.vocabulary import Vocabulary
@@ -44,15 +44,16 @@ class Toto:
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "Toto":
         """See `toto.load`."""
-        folder = path / "model" if (path / "model" / "config.json").exists() else path
+        folder = saved_in(path)
         model, details = load_model(folder)
+        if not details:
+            raise UserError(
+                f"{folder}/config.json says nothing of videos: `toto adopt` makes a saved model of "
+                "a LLaMA that was trained elsewhere"
+            )
         where = pick_device(device)
         tokenizer = load_tokenizer(folder / "tokenizer", str(where))
-        if tokenizer.fingerprint != details["tokenizer"]:
-            raise UserError(
-                f"{folder} was trained on codes of tokenizer {details['tokenizer']}, but "
-                f"{folder}/tokenizer is {tokenizer.fingerprint}"
-            )
+        _refuse_misfits(folder, model, tokenizer, details)
         return cls(folder, model.to(where), tokenizer, details)
 
     @property
@@ -129,3 +130,26 @@ class Toto:
 
     def _encode(self, frames: np.ndarray) -> Int[Tensor, "frames rows cols"]:
         return self.tokenizer.encode(torch.from_numpy(frames).to(self.device))
+
+
+def _refuse_misfits(
+    folder: Path, model: Llama, tokenizer: Tokenizer, details: dict[str, Any]
+) -> None:
+    """Compare what the key `toto` says with the tokenizer, the table and our layout of tokens."""
+    try:
+        layout, side = details["vocabulary"], details["view"]["size"] // tokenizer.downsample
+        vocabulary = Vocabulary(tokenizer.codebook_size, side, side)
+        same = {
+            "tokenizer": (details["tokenizer"], tokenizer.fingerprint),
+            **{key: (layout[key], value) for key, value in vocabulary.to_dict().items()},
+        }
+        at_least(1, frames=details["frames"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json: its key `toto` is damaged: {error!r}") from error
+    for what, (said, found) in same.items():
+        if said != found:
+            raise UserError(
+                f"{folder} does not fit its tokenizer: `toto` in config.json says {what} {said}, "
+                f"expected is {found}"
+            )
+    check_table(folder, model.vocabulary, layout)

@@ -21,6 +21,7 @@ from toto.recipes import demo as demo_recipes
 from toto.recipes import pretrain as pretrain_recipes
 from toto.recipes import tokenizer as tokenizer_recipes
 from toto.recipes.demo import Demo
+from toto.studies.config import MupStudy
 from toto.tokens.config import Ingest
 from toto.training.config import Pretrain, TrainDVAE
 
@@ -134,6 +135,8 @@ class _Resumed:
     """folder of the run, which goes on with the settings it was begun with"""
     workers: int = 2
     """processes that decode media"""
+    profile: bool = False
+    """say where the time of a step goes, and write RUN/profile.json"""
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,13 @@ class _Pretrain:
     """folder of the run; begun there before, it goes on"""
     workers: int = 2
     """processes that decode, for data sets that store no codes"""
+    profile: bool = False
+    """say where the time of a step goes, and write RUN/profile.json"""
 
     def start(self) -> Path:
         from toto.training.runs import pretrain
 
-        pretrain(self.recipe, self.run, self.workers)
+        pretrain(self.recipe, self.run, self.workers, self.profile)
         return self.run / self.result
 
 
@@ -160,11 +165,13 @@ class _TrainTokenizer:
     """folder of the run; begun there before, it goes on"""
     workers: int = 2
     """processes that decode media"""
+    profile: bool = False
+    """say where the time of a step goes, and write RUN/profile.json"""
 
     def start(self) -> Path:
         from toto.training.runs import train_tokenizer
 
-        train_tokenizer(self.recipe, self.run, self.workers)
+        train_tokenizer(self.recipe, self.run, self.workers, self.profile)
         return self.run / self.result
 
 
@@ -180,7 +187,7 @@ def _recipe_command(
             from toto.training.runs import resume
 
             resumed = _parse(_Resumed, arguments[1:], f"{prog} --resume")
-            resume(resumed.run, resumed.workers)
+            resume(resumed.run, resumed.workers, resumed.profile)
             print(resumed.run / kind.result)
             return
         usage = f"usage: {prog} RECIPE --run DIR [fields]\n       {prog} --resume DIR"
@@ -201,7 +208,7 @@ def _recipe_name(
     if name in ("-h", "--help"):
         print(f"{usage}\n")
         for known, recipe in recipes.items():
-            print(f"  {known:<8} {(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"  {known:<9} {(recipe.__doc__ or '').splitlines()[0]}")
         print(f"\n{prog} RECIPE --help explains every field.")
         return None
     if name not in recipes:
@@ -216,6 +223,10 @@ class _Planned:
     """kind of GPU: a100-40, a100-80, h100, h200, b200, l40s, rtx4090"""
     gpus: int = 1
     """how many of them"""
+    codes: int = 8192
+    """codes of the tokenizer, where no data are given"""
+    grid: int = 16
+    """codes a side of a frame, where no data are given: 32 for the recipes at 256 px"""
 
 
 def plan(arguments: list[str], prog: str) -> None:
@@ -229,9 +240,11 @@ def plan(arguments: list[str], prog: str) -> None:
     asked = _parse(_Planned, arguments[1:], f"{prog} {name}", default)
     from toto.studies.plan import plan as make_plan
     from toto.tokens.store import TokenDataset
+    from toto.tokens.vocabulary import Vocabulary
 
     datasets = [TokenDataset(path) for path in asked.recipe.data]
-    print(make_plan(asked.recipe, asked.gpus, asked.gpu, datasets).text())
+    vocabulary = Vocabulary(asked.codes, asked.grid, asked.grid)
+    print(make_plan(asked.recipe, asked.gpus, asked.gpu, datasets, vocabulary).text())
 
 
 def world_make(
@@ -290,16 +303,18 @@ def tokenize(
         settings: what is written
         limits: what one file may take
         workers: processes that decode, for each device
-        device: auto (every GPU, or mps, or cpu), or devices like cuda:0,cuda:1
+        device: auto (every GPU, or mps, or cpu), or devices like cuda:0,cuda:1; not with ray
         engine: local, or ray: the GPUs or cores of a Ray cluster
     """
     from toto.media.sources import read_sources
     from toto.tokens.ingest import ingest, report_failures
     from toto.training.device import pick_devices
 
+    if engine == "ray" and device != "auto":
+        raise UserError(f"device {device!r}: with engine 'ray', the cluster says what there is")
     command = f"toto {shlex.join(sys.argv[1:])}"
     items = read_sources(source, out)
-    devices = pick_devices(device)
+    devices = pick_devices(device) if engine != "ray" else []
     dataset = ingest(items, tokenizer, out, settings, command, workers, devices, engine, limits)
     report_failures(dataset)
     print(out)
@@ -336,7 +351,7 @@ def inspect(
 
     Args:
         path: a token data set, a run, a saved model, a tokenizer, or a media file
-        deep: compare every shard of a token data set with its recorded checksum
+        deep: compare all of a token data set with what was recorded of it
         sequences: of a token data set or a run, name the items of so many training sequences
         sheet: a picture to write: decoded samples of a token data set, or those sequences
     """
@@ -514,6 +529,26 @@ def _model_and_tokens(
     return loaded, dataset
 
 
+def adopt(
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Path,
+    out: Path,
+    frames: int = 16,
+) -> None:
+    """Make a saved model of a LLaMA that was trained elsewhere on the tokens of a data set.
+
+    Args:
+        model: folder of a LlamaForCausalLM, its weights in safetensors
+        data: the token data set, whose tokenizer, grid and view the model gets
+        out: folder to write to
+        frames: frames of the longest clip that it reads
+    """
+    from toto.training.adopt import adopt as run
+
+    run(model, data, out, frames)
+    print(out)
+
+
 def demo(
     settings: Annotated[Demo, tyro.conf.arg(name="")] = demo_recipes.demo(),  # noqa: B008
     videos: Path | None = None,
@@ -529,6 +564,37 @@ def demo(
     from toto.demo import run_demo
 
     print(run_demo(settings, videos, out))
+
+
+def study_mup(
+    out: Path,
+    settings: OmitArgPrefixes[MupStudy] = MupStudy(),  # noqa: B008
+) -> None:
+    """Check at small widths that muP keeps the best learning rate; see docs/mup.md.
+
+    Args:
+        out: folder to write to; begun there before, it goes on
+        settings: what is trained
+    """
+    from toto.studies.mup import study_mup as run
+
+    print(run(settings, out).text())
+    print(out)
+
+
+def study_curves(
+    runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")], out: Path
+) -> None:
+    """Draw losses and gradient norms of pre-training runs; see docs/training.md.
+
+    Args:
+        runs: folders of runs, under way or done
+        out: the picture to write: .png, .svg or .pdf
+    """
+    from toto.studies.curves import draw_curves
+
+    draw_curves(runs, out)
+    print(out)
 
 
 COMMANDS: dict[str, Command] = {
@@ -547,8 +613,11 @@ COMMANDS: dict[str, Command] = {
         _Pretrain,
         pretrain_recipes.RECIPES,
     ),
+    "adopt": _command(adopt),
     "plan": plan,
     "generate": _command(generate),
     "features": _command(features),
     "probe actions": _command(probe_actions),
+    "study mup": _command(study_mup),
+    "study curves": _command(study_curves),
 }

@@ -74,6 +74,31 @@ def test_a_tied_head_is_the_embedding():
     torch.testing.assert_close(tied(tokens(1, 5)), expected)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("mup_base", [None, 8])
+def test_a_model_without_storage_is_filled_with_the_same_weights(tied, mup_base):
+    size = LlamaSize(**{**vars(TINY), "tied_head": tied, "mup_base": mup_base})
+    built = Llama(size, VOCABULARY)
+    torch.manual_seed(3)
+    built.init_weights()
+    with torch.device("meta"):
+        empty = Llama(size, VOCABULARY)
+    torch.manual_seed(3)
+    for (name, weight), (same, drawn) in zip(
+        empty.named_parameters(), built.named_parameters(), strict=True
+    ):
+        assert weight.is_meta and same == name
+        filled = torch.empty(weight.shape)
+        empty.fill(name, filled)
+        assert torch.equal(filled, drawn), name
+
+
+def test_a_tied_head_changes_no_other_initial_weight():
+    untied, tied = model(), model(LlamaSize(**{**vars(TINY), "tied_head": True}))
+    for name, weight in tied.named_parameters():
+        assert torch.equal(weight, untied.get_parameter(name)), name
+
+
 def test_logits_do_not_see_later_tokens():
     llama, read = model(), tokens(1, 12)
     before = llama(read)

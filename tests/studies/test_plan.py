@@ -20,10 +20,11 @@ from toto.recipes.pretrain import RECIPES
 from toto.studies import speed
 from toto.studies.plan import USABLE, plan, stages
 from toto.tokens.loader import Sequences, freeze
-from toto.training import checkpoint
+from toto.training.checkpoint import Checkpoints
 from toto.training.config import Loop, Pretrain
 from toto.training.objectives.next_token import NextToken
 from toto.training.optimizer import build_optimizer
+from toto.training.parallel import ALONE, place
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "gpu-pretrain.json"
@@ -65,7 +66,7 @@ def test_the_numbers_of_the_paper_s_models(name):
         model = Llama(found.recipe.model, found.vocabulary.size)
     count = sum(p.numel() for p in model.parameters())
     assert f"{count:,} parameters" in found.text()
-    assert found.whole.memory.weights == 4 * count
+    assert found.fit.memory.weights == 4 * count
     assert found.checkpoint_bytes == 12 * count
     flops = training_flops(found.recipe.model, 4096, found.vocabulary.size)
     assert found.flops.whole == pytest.approx(flops.whole * found.tokens)
@@ -157,26 +158,26 @@ def test_the_batch_is_shared_out():
 def test_what_fits(name, gpu):
     """The micro-batch that a plan names fits, and the next one does not."""
     asked = plan(RECIPES[name](), 8, gpu)
-    largest = asked.whole.largest_micro_batch
+    largest = asked.fit.largest_micro_batch
     sizes = [m for m in (1, 2, 4, 8, 16, 32) if m <= largest]
     for micro_batch in (1, 2, 4, 8, 16, 32):
         found = plan(changed(name, micro_batch=micro_batch), 8, gpu)
-        assert found.whole.fits == (micro_batch in sizes)
-        assert found.whole.fits == (found.whole.memory.total <= USABLE * GPUS[gpu].memory)
-        assert found.sharded.memory.total < found.whole.memory.total
+        assert found.fit.fits == (micro_batch in sizes)
+        assert found.fit.fits == (found.fit.memory.total <= USABLE * GPUS[gpu].memory)
+        assert found.divided.memory.total < found.fit.memory.total
         assert ("= " in found.text()) and ("does NOT fit" in found.text()) != (
-            found.whole.fits and found.sharded.fits
+            found.fit.fits and found.divided.fits
         )
-    if not asked.whole.fits:
+    if not asked.fit.fits:
         words = f"--micro-batch {largest} would" if largest else "nor does 1"
         assert f"does NOT fit, {words}" in asked.text()
 
 
 def test_the_model_that_filled_a_gpu():
     """On 80 GB, large trains on 16 clips (measured), 1b not on 16; on 24 GB, 1b not at all."""
-    assert plan(RECIPES["large"](), 1, "h100").whole.largest_micro_batch == 16
-    assert not plan(RECIPES["1b"](), 1, "h100").whole.fits
-    assert plan(RECIPES["1b"](), 1, "rtx4090").whole.largest_micro_batch == 0
+    assert plan(RECIPES["large"](), 1, "h100").fit.largest_micro_batch == 16
+    assert not plan(RECIPES["1b"](), 1, "h100").fit.fits
+    assert plan(RECIPES["1b"](), 1, "rtx4090").fit.largest_micro_batch == 0
 
 
 def test_what_was_not_measured_is_refused():
@@ -258,12 +259,16 @@ def test_disk_is_what_checkpoints_take(datasets, tmp_path):
         planned.append(plan(recipe, 1, "l40s", datasets).checkpoint_bytes)
         sequences = [Sequences(freeze(datasets, (2, 1), 4, 0, "train", 0.0))] * 2
         objective = NextToken(recipe, *sequences)
+        place(objective.modules, torch.device("cpu"), ALONE, "none")
+        objective.initialise()
         (phase,) = objective.phases
         optimizer = build_optimizer(phase.module, phase.optimizer)
         phase.loss(objective.batches(0)[0], 0)[0].backward()
         optimizer.step()
-        checkpoint.save(tmp_path / str(width), 1, objective, [(phase, optimizer)], keep=1)
-        files = (tmp_path / str(width) / "step-000001").iterdir()
+        run, optimizers = tmp_path / str(width), [(phase, optimizer)]
+        with Checkpoints(run, objective, optimizers, ALONE, TINY.loop) as checkpoints:
+            checkpoints.save(1)
+        files = (run / "checkpoints" / "step-000001").iterdir()
         written.append(sum(path.stat().st_size for path in files))
     assert written[1] - written[0] == pytest.approx(planned[1] - planned[0], rel=0.01)
     # 30 steps and a checkpoint every 20 never make three.

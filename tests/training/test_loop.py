@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -23,10 +24,11 @@ from tests.training.toys import (
     run_next_token,
     run_slowly,
 )
-from toto.training import checkpoint
+from toto.training.checkpoint import Checkpoints
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
 from toto.training.optimizer import build_optimizer
+from toto.training.parallel import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def uninterrupted(data, tmp_path_factory) -> Path:
 def state(objective, folder: Path) -> dict[str, torch.Tensor]:
     """All weights and all of the optimizers' state in the newest checkpoint."""
     optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
-    assert checkpoint.restore(folder / "checkpoints", objective, optimizers) == LOOP.steps
+    assert Checkpoints(folder, objective, optimizers, ALONE, LOOP).restore() == LOOP.steps
     found = {name: value.clone() for name, value in objective.modules.state_dict().items()}
     for phase, optimizer in optimizers:
         for i, moments in optimizer.state_dict()["state"].items():
@@ -98,6 +100,25 @@ def test_a_kill_at_every_single_write_changes_no_bit(data, uninterrupted, tmp_pa
     kill_everywhere(
         uninterrupted, lambda: next_token(data), run_next_token, data, folder=tmp_path, every=1
     )
+
+
+@pytest.mark.slow
+def test_a_kill_at_twenty_random_moments_changes_no_bit(data, uninterrupted, tmp_path):
+    began = time.monotonic()
+    assert run(run_slowly, data, tmp_path / "whole") == 0
+    whole = time.monotonic() - began
+    killed = 0
+    moments = random.Random(0)
+    for i in range(20):
+        child = start(run_slowly, data, tmp_path / str(i))
+        child.join(moments.uniform(0.1, 1.0) * whole)
+        killed += child.is_alive()
+        child.kill()
+        child.join()
+        assert run(run_next_token, data, tmp_path / str(i)) == 0
+        assert_same_end(lambda: next_token(data), uninterrupted, tmp_path / str(i))
+        assert losses(tmp_path / str(i)) == losses(uninterrupted)
+    assert killed > 10
 
 
 @pytest.mark.parametrize(
@@ -166,6 +187,43 @@ def test_old_checkpoints_go(tmp_path):
     assert names == ["step-000008", "step-000010"]
 
 
+def test_one_checkpoint_of_each_hour_stays(tmp_path):
+    hour = 3600
+    for step, written in enumerate([0.0, 0.5, 1.1, 1.2, 1.9, 2.2, 2.3, 4.0], start=1):
+        path = tmp_path / f"checkpoints/step-{step:06d}"
+        path.mkdir(parents=True)
+        os.utime(path, (written * hour, written * hour))
+    objective = Adversaries()
+    loop = replace(LOOP, keep_checkpoints=2, keep_hours=1.0)
+    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
+    with Checkpoints(tmp_path, objective, optimizers, ALONE, loop) as checkpoints:
+        checkpoints.save(9)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"step-{step:06d}" for step in (1, 3, 6, 8, 9)]
+
+
+def test_a_checkpoint_holds_the_state_at_its_step(tmp_path):
+    """Whatever training does to the weights while it is written."""
+    objective = Adversaries()
+    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
+    before = {n: value.clone() for n, value in objective.modules.state_dict().items()}
+    with Checkpoints(tmp_path, objective, optimizers, ALONE, LOOP) as checkpoints:
+        checkpoints.save(1)
+        for parameter in objective.modules.parameters():
+            parameter.data.fill_(7.0)
+        checkpoints.finish()
+        assert checkpoints.restore() == 1
+    for name, value in objective.modules.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_full_disk_stops_the_run(tmp_path):
+    (tmp_path / "checkpoints").touch()  # no folder can be made there
+    with pytest.raises(OSError, match="checkpoints"):
+        train(Adversaries(), LOOP, tmp_path, "test")
+    assert not (tmp_path / "adversaries.pt").exists()
+
+
 def test_metrics_after_the_checkpoint_are_measured_again(data, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted / "checkpoints/step-000005", tmp_path / "checkpoints/step-000005")
     lines = [json.dumps({"step": i, "seconds": float(i), "loss": -1.0}) for i in range(1, 9)]
@@ -220,9 +278,10 @@ def test_stray_gradients_do_not_leak(tmp_path):
 @pytest.mark.parametrize("every", [1, 10])
 def test_a_loss_that_is_not_finite_is_never_in_a_checkpoint(tmp_path, every):
     objective = Adversaries()
-    objective.poison = 6
+    objective.poison = range(6, 99)
     loop = replace(LOOP, log_every=every, checkpoint_every=2)
-    with pytest.raises(FloatingPointError, match=r"loss is nan"):
+    said = r"step 7: the gradient of generator is not finite; .*: rank 0: loss \("
+    with pytest.raises(FloatingPointError, match=said):
         train(objective, loop, tmp_path, "test")
     steps = {path.name for path in (tmp_path / "checkpoints").glob("step-*")}
     assert steps == {"step-000002", "step-000004", "step-000006"}
@@ -244,8 +303,43 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
         return loss + (torch.sqrt(objective.generator.weight * 0)).sum(), values
 
     objective.phases = (replace(phase, loss=overflow),)
-    with pytest.raises(FloatingPointError, match="generator/gradient_norm"):
+    said = "step 1: the gradient of generator is not finite; .*: no rank's loss"
+    with pytest.raises(FloatingPointError, match=said):
         train(objective, LOOP, tmp_path, "test")
+
+
+def test_a_bad_step_can_be_left_out(tmp_path):
+    loop = replace(LOOP, checkpoint_every=1, skip_bad_steps=1)
+    objective = Adversaries()
+    objective.poison = [3]
+    train(objective, loop, tmp_path, "test")
+    rows = [row for row in read_metrics(tmp_path) if "points_per_second" in row]
+    assert [row.get("skipped_steps") for row in rows] == [None] * 3 + [1] * 7
+    assert [row["step"] for row in rows if "loss" not in row] == [4]
+    at = {}
+    for step in (3, 4, 5):
+        shutil.copytree(
+            tmp_path / f"checkpoints/step-{step:06d}",
+            tmp_path / f"{step}/checkpoints/step-{step:06d}",
+        )
+        fresh = Adversaries()
+        optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in fresh.phases]
+        Checkpoints(tmp_path / str(step), fresh, optimizers, ALONE, loop).restore()
+        at[step] = fresh.generator.weight.detach().clone()
+    assert torch.equal(at[3], at[4])
+    assert not torch.equal(at[4], at[5])
+    assert at[5].isfinite().all()
+
+
+def test_bad_steps_are_counted_over_resumes(tmp_path):
+    objective = Adversaries()
+    objective.poison = [3, 7]
+    loop = replace(LOOP, skip_bad_steps=1)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="step 8, after 1 that were left out"):
+            train(objective, loop, tmp_path, "test")
+    train(objective, replace(loop, skip_bad_steps=2), tmp_path, "test")
+    assert read_metrics(tmp_path)[-2]["skipped_steps"] == 2
 
 
 def test_only_matrices_decay_and_frozen_parameters_stay():

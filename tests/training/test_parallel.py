@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ SETTINGS = [
     *"--width 32 --layers 2 --heads 4 --mlp-width 48 --curriculum 0.4 2".split(),
     *"--validation-fraction 0.2 --validation-sequences 4".split(),
 ]
+# What is of the machine.
+MEASURED = {"seconds", "tokens_per_second", "memory_bytes", "data_wait", "seconds_left"}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,12 @@ def data(tmp_path_factory) -> Path:
     return make_dataset(source, visual, folder / "data").folder
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
 def command(data: Path, run: Path, processes: int, *more: str) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    start = [*torchrun, f"--nproc-per-node={processes}", "--", TOTO] if processes else [TOTO]
+    torchrun = [*TORCHRUN, "--standalone", f"--nproc-per-node={processes}", "--"]
+    start = [*torchrun, TOTO] if processes else [TOTO]
     where = ["pretrain", "demo", "--data", str(data), "--run", str(run)]
     return [*start, *where, *SETTINGS, *more]
 
@@ -48,7 +54,7 @@ def pretrain(data: Path, run: Path, processes: int, *more: str) -> str:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -72,12 +78,13 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
 
-def assert_same_course(one: Path, other: Path) -> None:
+def assert_same_course(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     rows, others = read_metrics(one), read_metrics(other)
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, its in zip(rows, others, strict=True):
-        for name in row.keys() - {"seconds", "tokens_per_second", "memory_bytes"}:
-            assert row[name] == pytest.approx(its[name], rel=1e-5), (row["step"], name)
+        assert row.keys() == its.keys()
+        for name in row.keys() - MEASURED:
+            assert row[name] == pytest.approx(its[name], rel=tolerance), (row["step"], name)
     for name, values in weights(one).items():
         torch.testing.assert_close(values, weights(other)[name], rtol=1e-3, atol=1e-5)
 
@@ -98,6 +105,11 @@ def test_two_processes_take_the_course_of_one(alone, pair):
     assert_same_course(alone, pair)
 
 
+def test_two_processes_that_divide_the_model_take_the_course_of_one(data, alone, tmp_path):
+    pretrain(data, tmp_path / "run", 2, "--sharding", "all", "--recompute", "0.5")
+    assert_same_course(alone, tmp_path / "run")
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
     done = subprocess.run(
         command(data, tmp_path / "run", 2, "--batch", "6"),
@@ -111,6 +123,14 @@ def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [0, 2])
+def test_compiled_training_takes_the_same_course(data, alone, tmp_path, processes):
+    divided = ["--sharding", "all", "--recompute", "1"] if processes else []
+    pretrain(data, tmp_path / "run", processes, "--compile", *divided)
+    assert_same_course(alone, tmp_path / "run", tolerance=1e-4)
+
+
+@pytest.mark.slow
 def test_four_processes_take_the_course_of_one(data, alone, tmp_path):
     pretrain(data, tmp_path / "run", 4)
     assert_same_course(alone, tmp_path / "run")
@@ -118,12 +138,26 @@ def test_four_processes_take_the_course_of_one(data, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_pair_continues(data, alone, pair, tmp_path, signum):
+def test_a_stopped_pair_continues(data, pair, tmp_path, signum):
     """With two processes again to the same bits; alone on the same course."""
-    for processes in (2, 0):
-        run = tmp_path / str(processes)
+    stop_and_continue(data, pair, tmp_path, signum, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_pair_that_divides_the_model_continues(data, tmp_path, signum):
+    divided = tmp_path / "divided"
+    pretrain(data, divided, 2, "--sharding", "all")
+    stop_and_continue(data, divided, tmp_path, signum, 2, "--sharding", "all")
+
+
+def stop_and_continue(
+    data: Path, whole: Path, folder: Path, signum: int, processes: int, *more: str
+) -> None:
+    for again in (processes, 0):
+        run = folder / str(again)
         process = subprocess.Popen(
-            command(data, run, 2),
+            command(data, run, processes, *more),
             env=ENVIRONMENT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -132,7 +166,33 @@ def test_a_stopped_pair_continues(data, alone, pair, tmp_path, signum):
         while not (run / "checkpoints" / "step-000003").exists():
             assert process.poll() is None
             time.sleep(0.005)
-        os.killpg(process.pid, signum)
+        if signum == signal.SIGTERM:  # torchrun hands it on
+            process.send_signal(signum)
+        else:
+            os.killpg(process.pid, signum)
         process.wait(60)
-        pretrain(data, run, processes)
-        (assert_same_bits if processes else assert_same_course)(pair, run)
+        pretrain(data, run, again, *more)
+        (assert_same_bits if again else assert_same_course)(whole, run)
+
+
+@pytest.mark.slow
+def test_two_machines_that_divide_the_model_each_take_the_course_of_one(data, alone, tmp_path):
+    """Two torchruns of two processes that meet: what two machines would run."""
+    run, port = tmp_path / "run", free_port()
+    where = ["pretrain", "demo", "--data", str(data), "--run", str(run), *SETTINGS]
+    meet = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    torchrun = [*TORCHRUN, *meet, "--nproc-per-node=2", "--", TOTO]
+    machines = [
+        subprocess.Popen(
+            [*torchrun, *where, "--sharding", "node", "--micro-batch", "1"], env=ENVIRONMENT
+        )
+        for _ in range(2)
+    ]
+    assert [machine.wait(240) for machine in machines] == [0, 0]
+    assert_same_course(alone, run)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return taken.getsockname()[1]

@@ -89,3 +89,58 @@ def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
         for name in ("config.json", "model.safetensors"):
             whole = (tmp_path / "whole/tokenizer" / name).read_bytes()
             assert (killed / "tokenizer" / name).read_bytes() == whole
+
+
+def test_a_run_begins_with_the_weights_of_another(recipe, tmp_path):
+    pretrain(recipe, tmp_path / "first")
+    still = replace(recipe.optimizer, learning_rate=0.0)
+    loop = replace(recipe.loop, steps=1)
+    # More positions, and another base of the rotary embedding, as in the continuation at 256 px.
+    longer = replace(recipe.model, rope_base=500.0)
+    again = replace(recipe, optimizer=still, loop=loop, model=longer, frames=6, curriculum=())
+    pretrain(replace(again, init_from=tmp_path / "first"), tmp_path / "second")
+    assert weights(tmp_path / "second") == weights(tmp_path / "first")
+    config = json.loads((tmp_path / "second/model/config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == 500.0
+    pretrain(again, tmp_path / "drawn")
+    assert weights(tmp_path / "drawn") != weights(tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"width": 64}, "has width 32, this run 64"), ({"tied_head": False}, "has tied_head True")],
+)
+def test_weights_of_another_shape_are_refused(recipe, tmp_path, changes, said):
+    pretrain(replace(recipe, loop=replace(recipe.loop, steps=1)), tmp_path / "first")
+    other = replace(recipe, model=replace(recipe.model, **changes), init_from=tmp_path / "first")
+    with pytest.raises(UserError, match=said):
+        pretrain(other, tmp_path / "second")
+
+
+def test_codes_of_another_tokenizer_are_refused(recipe, tmp_path):
+    pretrain(replace(recipe, loop=replace(recipe.loop, steps=1)), tmp_path / "first")
+    visual = save_tokenizer(tmp_path / "tokenizer", seed=5)
+    make_dataset(make_videos(tmp_path / "videos", [9, 4, 6]), visual, tmp_path / "data")
+    other = replace(recipe, data=(tmp_path / "data",), init_from=tmp_path / "first")
+    with pytest.raises(UserError, match=r"has tokenizer [0-9a-f]{16}, this run [0-9a-f]{16}"):
+        pretrain(other, tmp_path / "second")
+
+
+def test_a_profile_says_where_the_time_goes(recipe, tmp_path, capsys):
+    longer = replace(recipe, loop=replace(recipe.loop, steps=14))
+    pretrain(longer, tmp_path / "run", profile=True)
+    said = capsys.readouterr().err
+    parts, kernels = said.split("ms a step, by kernel on cpu")
+    times = {
+        name: float(line.split()[0])
+        for line in parts.splitlines()
+        for name in ("forward", "backward", "optimizer", "wait for data")
+        if line.endswith(f"  {name}")
+    }
+    assert len(times) == 4
+    assert all(time >= 0 for time in times.values())
+    assert "scaled_dot_product" in kernels
+    events = json.loads((tmp_path / "run/profile.json").read_text())["traceEvents"]
+    assert sum(event.get("name") == "backward" for event in events) >= 5 * 2
+    pretrain(longer, tmp_path / "plain")
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")

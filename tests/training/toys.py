@@ -1,6 +1,7 @@
 """Small objectives, and runs of them that the tests start as processes."""
 
 import time
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from toto.tokens.loader import Sequences, freeze
 from toto.tokens.store import TokenDataset
 from toto.training.config import AdamW, Loop, Pretrain, TrainDVAE
 from toto.training.loop import train
-from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
-from toto.training.parallel import ALONE, World
+from toto.training.parallel import ALONE, World, place
 
 LOOP = Loop(
     steps=10,
@@ -59,7 +60,10 @@ def next_token(data: Path, config: Pretrain = PRETRAIN) -> NextToken:
         Sequences(freeze([TokenDataset(data)], (), config.frames, config.loop.seed, split, 0.2))
         for split in ("train", "validation")
     ]
-    return NextToken(config, *read)
+    objective = NextToken(config, *read)
+    place(objective.modules, torch.device("cpu"), ALONE, "none")
+    objective.initialise()
+    return objective
 
 
 def dvae(config: TrainDVAE = TRAIN_DVAE) -> TrainDVAEObjective:
@@ -72,7 +76,7 @@ def colours(count: int, seed: int) -> np.ndarray:
     return rng.integers(0, 256, (count, 3, 1, 1), np.uint8).repeat(8, 2).repeat(8, 3)
 
 
-class Adversaries:
+class Adversaries(Objective):
     """A generator of points and a discriminator, each with its own optimizer and phase."""
 
     unit = "points"
@@ -89,8 +93,8 @@ class Adversaries:
             Phase("discriminator", self.discriminator, replace(how, weight_decay=0.0), self.judge),
         )
         self.calls: list[str] = []
-        self.poison: int | None = None
-        """step from which on the loss is not finite"""
+        self.poison: Container[int] = ()
+        """steps whose loss is not finite"""
 
     def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         noise = torch.Generator().manual_seed(step)
@@ -103,7 +107,7 @@ class Adversaries:
         self.calls.append(f"{step} generator")
         made = self.generator(batch + 0.1 * torch.randn_like(batch))
         loss = nn.functional.softplus(-self.discriminator(made)).mean() / 2
-        if self.poison is not None and step >= self.poison:
+        if step in self.poison:
             loss = loss * float("nan")
         return loss, {"loss": loss.detach()}
 
@@ -122,14 +126,11 @@ class Adversaries:
     def after_step(self, step: int) -> None:
         self.calls.append(f"{step} done")
 
-    def compile(self) -> None:
-        pass
-
-    def validate(self) -> dict[str, float]:
+    def validate(self, world: World = ALONE) -> dict[str, float]:
         self.calls.append("validate")
         return {"held_out": float(self.generator.weight.sum())}
 
-    def save(self, run: Path) -> None:
+    def save(self, run: Path, world: World = ALONE) -> None:
         torch.save(self.modules.state_dict(), run / "adversaries.pt")
 
 

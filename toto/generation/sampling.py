@@ -50,7 +50,7 @@ def sample(
     """
     device = prompt.device
     generator = torch.Generator(device).manual_seed(sampling.seed)
-    allowed = vocabulary.allowed(device)
+    allowed = vocabulary.allowed(model.vocabulary, device)
     cache = model.new_cache(len(prompt), prompt.shape[1] + count) if cached else None
     tokens = prompt
     for i in range(count):

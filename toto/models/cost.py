@@ -105,15 +105,19 @@ def training_memory(
     bf16: bool = True,
     compiled: bool = False,
     shards: int = 1,
+    recompute: float = 0.0,
 ) -> Memory:
     """The memory of training on micro-batches of `micro_batch` sequences of `positions`.
 
-    With `shards`, weights, gradients and means are divided by so many GPUs (FSDP, ZeRO-3).
+    With `shards`, weights, gradients and means are divided by so many GPUs (FSDP2). The blocks that
+    `recompute` keep their input, and all else of one of them at a time.
     """
     parameters = size.parameters(vocabulary)
     tokens = micro_batch * positions
-    kept = size.layers * block_activations(size, bf16, compiled)
-    kept += (4 + (2 if bf16 else 4)) * size.width  # what the last norm and the head read
+    block, again = block_activations(size, bf16, compiled), int(size.layers * recompute)
+    kept = (size.layers - again) * block + again * 4 * size.width + (block if again else 0)
+    # What the last norm and the head read.
+    kept += (4 if not (bf16 and compiled) else 2) * size.width + (2 if bf16 else 4) * size.width
     return Memory(
         weights=-(-4 * parameters // shards),
         gradients=-(-4 * parameters // shards),
@@ -127,15 +131,14 @@ def training_memory(
 def block_activations(size: LlamaSize, bf16: bool, compiled: bool) -> int:
     """Bytes that one block keeps of one position for its backward pass.
 
-    The residual stream before either norm, in fp32; what the products read: the outputs of the
-    norms, q, k, v and what attention gives, once more in the order of the output's product; of the
-    SwiGLU its gate, its other half and their product. Eager keeps the gate's SiLU too, and autocast
-    casts the norms' outputs anew for each of the five products.
+    The residual stream before either norm; what the products read: the outputs of the norms, q, k,
+    v and what attention gives, once more in the order of the output's product; of the SwiGLU its
+    gate, its other half and their product. Eager keeps the gate's SiLU too, and the residual stream
+    as the norms compute, in fp32.
     """
     width = 2 if bf16 else 4
-    norms = 5 if bf16 and not compiled else 2
     swiglu = 3 if compiled else 4
-    residual = 2 * 4 * size.width
+    residual = 2 * (width if compiled else 4) * size.width
     # The norms' inverse roots and the attention's logarithms of sums.
     statistics = 4 * (2 + size.heads)
-    return residual + width * ((norms + 5) * size.width + swiglu * size.mlp_width) + statistics
+    return residual + width * (7 * size.width + swiglu * size.mlp_width) + statistics

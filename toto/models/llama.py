@@ -1,8 +1,10 @@
 """LLaMA with Hugging Face's parameter names (Touvron et al. 2023; transformers: modeling_llama).
 
+Where `LlamaSize.mup_base` is given it is parametrised by muP, see mup.py; else `growth` is 1.
 Tensors are named by their axes: b batch, t positions, c channels, h heads, d channels of a head.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +63,8 @@ class Attention(nn.Module):
     def __init__(self, size: LlamaSize) -> None:
         super().__init__()
         self.head_width = size.head_width
+        # 1 / sqrt(d) in the standard parametrisation, in proportion to 1 / d under muP.
+        self.scale = 1 / math.sqrt(size.head_width * size.growth)
         self.q_proj = nn.Linear(size.width, size.width, bias=False)
         self.k_proj = nn.Linear(size.width, size.width, bias=False)
         self.v_proj = nn.Linear(size.width, size.width, bias=False)
@@ -77,7 +81,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         x_bhtd = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=_mask(q, k), is_causal=q.shape[2] == k.shape[2]
+            q, k, v, _mask(q, k), is_causal=q.shape[2] == k.shape[2], scale=self.scale
         )
         return self.o_proj(x_bhtd.transpose(1, 2).flatten(-2))
 
@@ -141,17 +145,29 @@ class Llama(nn.Module):
         self.size, self.vocabulary = size, vocabulary
         self.model = Trunk(size, vocabulary)
         self.lm_head = nn.Linear(size.width, vocabulary, bias=False)
+        if size.tied_head:
+            self.lm_head.weight = self.model.embed_tokens.weight
         self.rotary = Rotary(size.head_width, size.rope_base)
         self.init_weights()
 
+    @torch.no_grad()
     def init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.size.init_std)
-            elif isinstance(module, nn.RMSNorm):
-                nn.init.ones_(module.weight)
-        if self.size.tied_head:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        for name, weight in self.named_parameters():
+            self.fill(name, weight)
+
+    def fill(self, name: str, weight: Tensor) -> None:
+        """Draw the initial values of the parameter `name` into `weight`, a tensor of its shape."""
+        if weight.ndim == 1:
+            nn.init.ones_(weight)
+        else:
+            nn.init.normal_(weight, std=self.size.init_std * math.sqrt(self.rate_factor(name)))
+
+    def rate_factor(self, name: str) -> float:
+        """Learning rate of the parameter `name` as a factor of the model's.
+
+        Under muP that of matrices whose two sides grow with the width shrinks with it.
+        """
+        return 1 / self.size.growth if name.endswith("_proj.weight") else 1.0
 
     def forward(
         self, tokens: Int[Tensor, "b t"], cache: Cache | None = None
@@ -162,7 +178,12 @@ class Llama(nn.Module):
         """
         last = self.size.layers
         x_btc = self._run(tokens, (last,), cache)[last]
-        return self.lm_head(self.model.norm(x_btc))
+        return self.lm_head(self.normed(x_btc))
+
+    def normed(self, x_btc: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
+        """What the head multiplies: the last layer after the final norm, shrunk by muP."""
+        x_btc = self.model.norm(x_btc)
+        return x_btc if self.size.growth == 1 else x_btc / self.size.growth
 
     def hidden_states(
         self, tokens: Int[Tensor, "b t"], layers: Sequence[int]

@@ -1,8 +1,8 @@
-"""The shapes of the models: the paper's three, and one for a laptop."""
+"""The shapes of the models: the paper's three, and the six of its scaling law."""
 
 from dataclasses import dataclass
 
-from toto.errors import UserError
+from toto.errors import UserError, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,12 @@ class LlamaSize:
     """whether the head is the embedding's own matrix"""
     init_std: float = 0.02
     """standard deviation of the initial weights"""
+    mup_base: int | None = None
+    """width at which muP equals the standard parametrisation; None: standard at every width"""
 
     def __post_init__(self) -> None:
+        if self.mup_base is not None:
+            at_least(1, mup_base=self.mup_base)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UserError(
                 f"width {self.width} with {self.heads} heads: the width of a head must be even"
@@ -35,6 +39,11 @@ class LlamaSize:
     @property
     def head_width(self) -> int:
         return self.width // self.heads
+
+    @property
+    def growth(self) -> float:
+        """Width over muP's base width, 1 in the standard parametrisation (see mup.py)."""
+        return 1.0 if self.mup_base is None else self.width / self.mup_base
 
     def block_parameters(self) -> int:
         """Weights in all blocks' matrix products."""
@@ -51,3 +60,21 @@ class LlamaSize:
 BASE = LlamaSize(width=768, layers=12, heads=12, mlp_width=3072)
 LARGE = LlamaSize(width=1024, layers=16, heads=16, mlp_width=4096)
 ONE_B = LlamaSize(width=2048, layers=22, heads=16, mlp_width=5632)
+
+
+def scaled(width: int, layers: int) -> LlamaSize:
+    """A model of Toto's scaling law (section 5): 16 heads at every width, under muP.
+
+    The SwiGLU is 75/16 as wide as the model: the published numbers of parameters ask for about
+    4.7, and under muP all widths must grow by the same factor.
+    """
+    return LlamaSize(width=width, layers=layers, heads=16, mlp_width=width * 75 // 16, mup_base=256)
+
+
+# Toto, Table 15. The paper does not name its base width.
+A1 = scaled(256, 12)
+A2 = scaled(512, 16)
+A3 = scaled(768, 20)
+A4 = scaled(1024, 24)
+A5 = scaled(1536, 28)
+A6 = scaled(1792, 32)

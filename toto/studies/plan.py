@@ -17,6 +17,8 @@ from toto.training.config import Pretrain
 # holds 93 % of an H100 was measured.
 USABLE = 0.95
 
+ON_NODE = 8  # GPUs of a machine
+
 CODE_BYTES = 2  # of a stored code, uint16
 
 PAPER_VOCABULARY = Vocabulary(8192, 16, 16)
@@ -86,9 +88,9 @@ class Plan:
     tokens: int
     flops: Flops
     """of the whole run"""
-    whole: Fit
-    """every GPU holds all of the state"""
-    sharded: Fit
+    fit: Fit
+    """as the recipe says"""
+    divided: Fit
     """weights, gradients and AdamW's means are divided by all GPUs"""
     token_bytes: int | float
     """of the stored codes"""
@@ -159,19 +161,24 @@ class Plan:
         ]
 
     def _memory(self) -> list[str]:
-        memory, mode = self.whole.memory, "compiled" if self.recipe.loop.compile else "eager"
+        memory, loop = self.fit.memory, self.recipe.loop
+        mode = "compiled" if loop.compile else "eager"
+        if loop.recompute:
+            mode += f", {loop.recompute:.0%} recomputed"
+        if loop.sharding != "none":
+            mode += f", the first three divided by {_shards(self.recipe, self.gpus)}"
         lines = [
             f"  weights {_gib(memory.weights)} + gradients {_gib(memory.gradients)} + AdamW "
             f"{_gib(memory.optimizer)} + bf16 copies {_gib(memory.casts)}",
             f"+ activations {_gib(memory.activations)} + logits {_gib(memory.logits)} "
             f"({mode}, micro-batch {self.recipe.micro_batch})",
             f"= {_gib(memory.total)} GiB on each GPU, which has {_gib(self.gpu.memory)}: "
-            + _verdict(self.whole),
+            + _verdict(self.fit),
         ]
-        if self.gpus > 1:
+        if self.gpus > 1 and loop.sharding != "all":
             lines.append(
-                f"  (the first three sharded, which training cannot do yet: "
-                f"{_gib(self.sharded.memory.total)}, {_verdict(self.sharded)})"
+                f"  {_gib(self.divided.memory.total)} GiB with --sharding all, the first three "
+                f"divided by {self.gpus}: {_verdict(self.divided)}"
             )
         return lines
 
@@ -201,9 +208,15 @@ class Plan:
 
 
 def plan(
-    recipe: Pretrain, gpus: int, gpu: str, datasets: Sequence[TokenDataset] | None = None
+    recipe: Pretrain,
+    gpus: int,
+    gpu: str,
+    datasets: Sequence[TokenDataset] = (),
+    vocabulary: Vocabulary = PAPER_VOCABULARY,
 ) -> Plan:
-    """Plan a run of `recipe` on `gpus` GPUs of a kind, on data sets or on the paper's mixture.
+    """Plan a run of `recipe` on `gpus` GPUs of a kind.
+
+    On data sets; without any on the paper's mixture, in the codes of `vocabulary`.
 
     Raises:
         UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
@@ -213,7 +226,7 @@ def plan(
     _check_batch(recipe, gpus)
     if recipe.loop.precision == "fp32":
         raise UserError("precision fp32: plans are for bf16, whose speed was measured")
-    sources, vocabulary = paper_mixture(recipe.frames), PAPER_VOCABULARY
+    sources = paper_mixture(recipe.frames)
     if datasets:
         sources, vocabulary = _sources(recipe, datasets), datasets[0].vocabulary
     tokens, flops = _tokens_and_flops(recipe, vocabulary)
@@ -230,8 +243,8 @@ def plan(
         drawn=drawn,
         tokens=tokens,
         flops=flops,
-        whole=_fit(recipe, vocabulary, gpus, kind, shards=1),
-        sharded=_fit(recipe, vocabulary, gpus, kind, shards=gpus),
+        fit=_fit(recipe, vocabulary, gpus, kind, _shards(recipe, gpus)),
+        divided=_fit(recipe, vocabulary, gpus, kind, shards=gpus),
         token_bytes=_stored(datasets) if datasets else CODE_BYTES * sum(d.epoch for d in drawn),
         # Weights and AdamW's two means.
         checkpoint_bytes=12 * recipe.model.parameters(vocabulary.size),
@@ -240,6 +253,11 @@ def plan(
             speed_of(recipe, vocabulary, flops.causal / tokens, gpu, not recipe.loop.compile),
         ),
     )
+
+
+def _shards(recipe: Pretrain, gpus: int) -> int:
+    """Among how many GPUs the state is divided."""
+    return {"none": 1, "node": min(gpus, ON_NODE), "all": gpus}[recipe.loop.sharding]
 
 
 def _check_batch(recipe: Pretrain, gpus: int) -> None:
@@ -347,6 +365,7 @@ def _fit(recipe: Pretrain, vocabulary: Vocabulary, gpus: int, gpu: Gpu, shards: 
             micro_batch,
             compiled=recipe.loop.compile,
             shards=shards,
+            recompute=recipe.loop.recompute,
         )
 
     usable = USABLE * gpu.memory

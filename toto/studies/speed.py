@@ -69,12 +69,15 @@ def speed_of(
         and _shape(basis.size) == _shape(recipe.model)
         and (vocabulary, recipe.frames) == (VOCABULARY, FRAMES)
         and not recipe.curriculum
+        and not recipe.loop.recompute
     )
+    # A forward pass is a third of a block's operations.
+    again = 1 + recipe.loop.recompute / 3
     return Speed(
         compiled=compiled,
         tokens_per_second=float(basis.tokens_per_second)
         if measured
-        else mfu * gpu_named(gpu).peak / flops,
+        else mfu * gpu_named(gpu).peak / flops / again,
         basis=basis,
         measured=measured,
         mfu=mfu,

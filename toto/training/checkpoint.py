@@ -1,15 +1,17 @@
-"""Checkpoints of torch.distributed.checkpoint: complete or absent, the newest kept."""
+"""Checkpoints (torch.distributed.checkpoint): complete or absent, written in the background."""
 
 import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -18,56 +20,137 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from toto.files import folder_atomically
+from toto.training.config import Loop
 from toto.training.objectives.base import Objective, Phase
+from toto.training.parallel import World, is_sharded
 
 Optimizers = Sequence[tuple[Phase, Optimizer]]
 
 
-def save(folder: Path, step: int, objective: Objective, optimizers: Optimizers, keep: int) -> None:
-    """Write the state after `step` steps, then remove all but the `keep` newest checkpoints."""
-    with folder_atomically(folder / f"step-{step:06d}") as partial:
-        state = _state(objective.modules, optimizers)
-        with _alone():
-            dcp.save(state, checkpoint_id=partial, no_dist=True)
-    for old in sorted(_steps(folder))[:-keep]:
-        shutil.rmtree(folder / f"step-{old:06d}")
+class Checkpoints:
+    """The checkpoints of a run: `step-NNNNNN` in its folder.
 
+    A checkpoint is copied to the CPU at once and written in the background. Where every process
+    holds everything the first one writes; else each its part. A folder takes its name when all of
+    it is there. Any number of processes, sharded or not, reads what any other wrote.
+    """
 
-def restore(folder: Path, objective: Objective, optimizers: Optimizers) -> int:
-    """Load the newest checkpoint and return its step; 0 if there is none."""
-    steps = _steps(folder)
-    if not steps:
-        return 0
-    state = _state(objective.modules, optimizers)
-    with _alone():
-        dcp.load(state, checkpoint_id=folder / f"step-{max(steps):06d}", no_dist=True)
-    set_model_state_dict(objective.modules, state["modules"])
-    for phase, optimizer in optimizers:
-        set_optimizer_state_dict(phase.module, optimizer, state["optimizers"][phase.name])
-    return max(steps)
+    def __init__(
+        self, run: Path, objective: Objective, optimizers: Optimizers, world: World, loop: Loop
+    ) -> None:
+        self.folder = run / "checkpoints"
+        self.objective, self.optimizers, self.world, self.loop = objective, optimizers, world, loop
+        self.sharded = is_sharded(objective.modules)
+        # What is written in the background must not meet what the steps exchange.
+        self.group = dist.new_group(backend="gloo") if self.sharded else None
+        self.thread = ThreadPoolExecutor(1)
+        self.pending: Future[None] | None = None
+
+    def restore(self) -> int:
+        """Load the newest checkpoint and return its step; 0 if there is none."""
+        steps = self._steps()
+        if not steps:
+            return 0
+        state = self._state()
+        with _quietly():
+            dcp.load(
+                state,
+                checkpoint_id=self._path(max(steps)),
+                process_group=self.group,
+                no_dist=not self.sharded,
+            )
+        set_model_state_dict(self.objective.modules, state["modules"])
+        for phase, optimizer in self.optimizers:
+            set_optimizer_state_dict(phase.module, optimizer, state["optimizers"][phase.name])
+        return max(steps)
+
+    def save(self, step: int) -> None:
+        """Begin to write the state after `step` steps; the one before is done by then.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.finish()
+        if not (self.sharded or self.world.is_first):
+            return
+        partial = self.folder / f".step-{step:06d}.partial"
+        if self.world.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True, exist_ok=True)  # others may have come first
+        with _quietly():
+            written = dcp.async_save(
+                self._state(),
+                checkpoint_id=partial,
+                process_group=self.group,
+                no_dist=not self.sharded,
+            )
+        self.pending = self.thread.submit(self._complete, written, partial, self._path(step))
+
+    def finish(self) -> None:
+        """Until the last checkpoint is written."""
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.result()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # An error on the way out is told before one of writing.
+        if kind is None:
+            self.finish()
+        self.thread.shutdown()
+
+    def _complete(self, written: Any, partial: Path, path: Path) -> None:
+        written.result()
+        if not self.world.is_first:  # which learns in writing that all parts are there
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        for step in self._superfluous():
+            shutil.rmtree(self._path(step))
+
+    def _superfluous(self) -> list[int]:
+        """All but the newest, and but one of every `keep_hours` among the others."""
+        old = self._steps()[: -self.loop.keep_checkpoints]
+        if self.loop.keep_hours is None:
+            return old
+        superfluous, kept = [], float("-inf")
+        for step in old:
+            written = self._path(step).stat().st_mtime
+            if written - kept < 3600 * self.loop.keep_hours:
+                superfluous.append(step)
+            else:
+                kept = written
+        return superfluous
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "modules": get_model_state_dict(self.objective.modules),
+            "optimizers": {
+                phase.name: get_optimizer_state_dict(phase.module, optimizer)
+                for phase, optimizer in self.optimizers
+            },
+        }
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        matches = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
     # It warns of what it was told.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield
-
-
-def _state(modules: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
-    return {
-        "modules": get_model_state_dict(modules),
-        "optimizers": {
-            phase.name: get_optimizer_state_dict(phase.module, optimizer)
-            for phase, optimizer in optimizers
-        },
-    }
-
-
-def _steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    matches = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir())
-    return [int(match[1]) for match in matches if match]

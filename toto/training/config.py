@@ -9,6 +9,8 @@ from toto.models.sizes import LlamaSize
 from toto.tokenizers.sizes import DVAESize
 
 Precision = Literal["auto", "bf16", "fp32"]
+Sharding = Literal["none", "node", "all"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,15 @@ class Loop:
     """torch.compile: faster steps after about a minute"""
     deterministic: bool = False
     """only deterministic kernels: slower, the same bits each time on one kind of device"""
+    sharding: Sharding = "none"
+    """none: every process holds the whole model; all: weights, gradients and the optimizer's state
+    are divided among all processes; node: among those of a machine, and machines hold the same"""
+    recompute: float = 0.0
+    """part of the blocks that compute their activations again in the backward pass rather than
+    keep them: less memory, up to a third more time"""
+    skip_bad_steps: int = 0
+    """steps with a loss or gradient that is not finite that may be left out; one more ends the
+    run"""
     log_every: int = 10
     """steps between lines of metrics.jsonl"""
     validate_every: int = 1000
@@ -55,12 +66,23 @@ class Loop:
     """steps between checkpoints; the last step always has one"""
     keep_checkpoints: int = 2
     """checkpoints kept, the newest"""
+    keep_hours: float | None = None
+    """hours between older checkpoints that are kept for good; none are without"""
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """what gets the metrics beside metrics.jsonl; wandb and trackio are extras of those names"""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: at least 1")
+        at_least(
+            1,
+            steps=self.steps,
+            log_every=self.log_every,
+            validate_every=self.validate_every,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        at_least(0, skip_bad_steps=self.skip_bad_steps)
+        if not 0 <= self.recompute <= 1:
+            raise UserError(f"recompute {self.recompute}: a part of the blocks, from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +95,8 @@ class Pretrain:
     """the training loop"""
     optimizer: AdamW = field(default_factory=AdamW)
     """the optimizer"""
+    init_from: Path | None = None
+    """a saved model, or a run with one, whose weights this one begins with"""
     data: tuple[Path, ...] = ()
     """token data sets"""
     weights: tuple[int, ...] = ()

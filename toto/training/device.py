@@ -2,8 +2,12 @@
 
 import os
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from toto.errors import UserError
 from toto.training.config import Precision
@@ -49,6 +53,36 @@ def pick_precision(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return "bf16"
     return "fp32"
+
+
+def round_hidden(modules: nn.Module) -> None:
+    """Under autocast, have embeddings and norms give bf16, as products do; norms compute in fp32.
+
+    Autocast leaves both in fp32, and with them the residual stream: twice the memory and traffic.
+    """
+
+    def exact(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value.float() for value in inputs)
+
+    def rounded(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        kind = output.device.type
+        if not torch.is_autocast_enabled(kind):
+            return output
+        return output.to(torch.get_autocast_dtype(kind))
+
+    for module in modules.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.register_forward_pre_hook(exact)
+        if isinstance(module, nn.Embedding | nn.RMSNorm):
+            module.register_forward_hook(rounded)
+
+
+def recompute(modules: nn.Module, part: float) -> None:
+    """Have `part` of the blocks, spread evenly, compute their activations again in the backward."""
+    blocks = [b for child in modules.modules() if isinstance(child, nn.ModuleList) for b in child]
+    for i, block in enumerate(blocks):
+        if int((i + 1) * part) > int(i * part):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:

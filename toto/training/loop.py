@@ -10,21 +10,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils._pytree import tree_map
 
 from toto.progress import console, progress
-from toto.training import checkpoint
-from toto.training.config import Loop
-from toto.training.device import autocast, peak_memory, pick_device, pick_precision
+from toto.training.checkpoint import Checkpoints, Optimizers
+from toto.training.config import Loop, Precision
+from toto.training.device import autocast, pick_device, pick_precision, recompute, round_hidden
 from toto.training.interrupts import Interrupted, Interrupts
+from toto.training.meter import Meter, Step
 from toto.training.metrics import MetricsLog, read_metrics
 from toto.training.objectives.base import Batch, Objective
 from toto.training.optimizer import build_optimizer, clip_gradients
-from toto.training.parallel import ALONE, World, add_gradients, any_of, total, wait
+from toto.training.parallel import (
+    ALONE,
+    World,
+    add_gradients,
+    any_of,
+    before_backward,
+    place,
+    wait,
+    whole,
+)
+from toto.training.profile import profiled
 from toto.training.schedule import learning_rate
 
 
-def train(objective: Objective, loop: Loop, run: Path, what: str, world: World = ALONE) -> None:
+def train(
+    objective: Objective,
+    loop: Loop,
+    run: Path,
+    what: str,
+    world: World = ALONE,
+    profile: bool = False,
+) -> None:
     """Train `objective` for `loop.steps` steps in the folder `run`, from its newest checkpoint on.
 
     Nothing is random but by (seed, step, process), so that a resumed run takes the very steps that
@@ -32,52 +51,46 @@ def train(objective: Objective, loop: Loop, run: Path, what: str, world: World =
 
     Raises:
         Interrupted: a signal came; a checkpoint has been saved.
-        FloatingPointError: a loss is not finite; no checkpoint holds it.
+        FloatingPointError: a loss or a gradient is not finite; no checkpoint holds it.
+        UserError: the world cannot be divided as `loop` says.
     """
     run.mkdir(parents=True, exist_ok=True)
     device = pick_device(loop.device)
     precision = pick_precision(loop.precision, device)
     torch.use_deterministic_algorithms(loop.deterministic)
-    objective.modules.to(device)
+    place(objective.modules, device, world, loop.sharding)
     optimizers = [
-        (phase, build_optimizer(phase.module, phase.optimizer)) for phase in objective.phases
+        (phase, build_optimizer(phase.module, phase.optimizer, phase.rate_factor))
+        for phase in objective.phases
     ]
-    step = checkpoint.restore(run / "checkpoints", objective, optimizers)
+    checkpoints = Checkpoints(run, objective, optimizers, world, loop)
+    step = checkpoints.restore()
+    if not step:
+        objective.initialise()
+    round_hidden(objective.modules)
+    recompute(objective.modules, loop.recompute)
     if loop.compile:
         objective.compile()
     before = [row for row in read_metrics(run) if row["step"] <= step]
-    clock = _Clock(max((row["seconds"] for row in before), default=0.0))
-    units = int(max((row.get(objective.unit, 0) for row in before), default=0))
+    meter = Meter(objective, world, device, loop.steps, loop.skip_bad_steps, before)
 
     wait(world)  # until all have read what the first will write to
     with (
-        MetricsLog(run, step) if world.is_first else nullcontext() as metrics,
+        MetricsLog(run, step, loop.trackers) if world.is_first else nullcontext() as metrics,
         Interrupts() as interrupts,
+        checkpoints,
         progress(what, loop.steps, "steps", step, world.is_first) as advance,
+        profiled(run, device, profile and world.is_first) as profiler,
     ):
-        sums, first = _Sums(units, world), step
-        for batches in _prefetch(objective, step, loop.steps, device, world):
+        first = step
+        for batches, waited in _prefetch(objective, step, loop.steps, device, world):
             torch.manual_seed(loop.seed * 1_000_003 + step + (world.rank << 32))
-            for phase, optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-                for batch in batches:
-                    with autocast(device, precision):
-                        loss, values = phase.loss(batch, step)
-                    loss.backward()
-                    sums.add(values)
-                add_gradients(world, phase.module)
-                rate = learning_rate(phase.optimizer, step, loop.steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                norm = clip_gradients(phase.module, phase.optimizer.clip)
-                optimizer.step()
-                # The same in every process, and sums are added up over them.
-                sums.add({f"{phase.name}/gradient_norm": norm / world.size})
-                sums.latest[f"{phase.name}/learning_rate"] = rate
+            taken = _take(objective, optimizers, batches, step, loop, world, device, precision)
+            taken.waited = waited
+            meter.add(taken)
             objective.after_step(step)
-            sums.latest |= objective.schedules(step)
-            sums.count(sum(objective.size(batch) for batch in batches))
             step += 1
+            profiler.step()
             if step == first + 1:
                 _freeze_garbage()
 
@@ -85,43 +98,90 @@ def train(objective: Objective, loop: Loop, run: Path, what: str, world: World =
             stop = any_of(world, interrupts.received or 0)
             save = last or bool(stop) or step % loop.checkpoint_every == 0
             note = ""
-            # Taking the means checks that they are finite, so no checkpoint goes unchecked.
+            # The meter looks whether all is finite, so no checkpoint goes unchecked.
             if save or step % loop.log_every == 0:
-                means = sums.take(objective.unit, clock, device)
+                row = meter.take() | _rates(objective, step - 1, loop)
                 if metrics:
-                    metrics.log(step, clock.seconds(), means)
-                note = f"loss {means['loss']:.3f}"
+                    metrics.log(step, meter.seconds(), row)
+                note = f"loss {row['loss']:.3f}" if "loss" in row else ""
             advance(1, note)
             if last or step % loop.validate_every == 0:
-                measured = _validate(objective, device, precision)
+                measured = _validate(objective, world, device, precision)
                 if metrics:
-                    metrics.log(step, clock.seconds(), measured)
-            if save and world.is_first:  # all have the same
-                checkpoint.save(
-                    run / "checkpoints", step, objective, optimizers, loop.keep_checkpoints
-                )
+                    metrics.log(step, meter.seconds(), measured)
+            if save:
+                checkpoints.save(step)
             if stop and not last:
+                checkpoints.finish()
                 wait(world)
                 if world.is_first:
                     console.print(f"stopped after step {step} and saved; run it again to continue")
                 raise Interrupted(stop)
-    if world.is_first:
-        objective.save(run)
+    objective.save(run, world)
     wait(world)
 
 
-def _validate(objective: Objective, device: torch.device, precision: Any) -> dict[str, float]:
+def _take(
+    objective: Objective,
+    optimizers: Optimizers,
+    batches: list[Batch],
+    step: int,
+    loop: Loop,
+    world: World,
+    device: torch.device,
+    precision: Precision,
+) -> Step:
+    """One step of all phases; one whose gradient is not finite changes nothing."""
+    taken = Step(step, units=sum(objective.size(batch) for batch in batches))
+    for phase, optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        for i, batch in enumerate(batches):
+            before_backward(phase.module, last=i == len(batches) - 1)
+            with record_function("forward"), autocast(device, precision):
+                loss, values = phase.loss(batch, step)
+            with record_function("backward"):
+                loss.backward()
+            taken.add(values)
+        with record_function("add gradients"):
+            add_gradients(world, phase.module)
+        rate = learning_rate(phase.optimizer, step, loop.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        with record_function("optimizer"):
+            norm = whole(clip_gradients(phase.module, phase.optimizer.clip))
+            # Read on the device by the fused kernel, so that nothing waits for it.
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        taken.norms[phase.name] = norm
+    return taken
+
+
+def _rates(objective: Objective, step: int, loop: Loop) -> dict[str, float]:
+    """What the schedules gave to a step."""
+    rates = {
+        f"{phase.name}/learning_rate": learning_rate(phase.optimizer, step, loop.steps)
+        for phase in objective.phases
+    }
+    return rates | objective.schedules(step)
+
+
+def _validate(
+    objective: Objective, world: World, device: torch.device, precision: Precision
+) -> dict[str, float]:
     objective.modules.eval()
     with torch.no_grad(), autocast(device, precision):
-        values = objective.validate()
+        values = objective.validate(world)
     objective.modules.train()
     return values
 
 
 def _prefetch(
     objective: Objective, start: int, steps: int, device: torch.device, world: World
-) -> Iterator[list[Batch]]:
-    """Each step's micro-batches on the device, the next step's prepared meanwhile."""
+) -> Iterator[tuple[list[Batch], float]]:
+    """Each step's micro-batches on the device, the next step's prepared meanwhile.
+
+    With them, the seconds that they were waited for.
+    """
 
     def prepare(step: int) -> list[Batch]:
         batches = objective.batches(step, world)
@@ -137,66 +197,13 @@ def _prefetch(
         coming = executor.submit(prepare, start) if start < steps else None
         for step in range(start, steps):
             assert coming is not None
-            batches = coming.result()
+            asked = time.monotonic()
+            with record_function("wait for data"):
+                batches = coming.result()
+            waited = time.monotonic() - asked
             if step + 1 < steps:
                 coming = executor.submit(prepare, step + 1)
-            yield tree_map(move, batches)
-
-
-class _Clock:
-    """Seconds of training, those before a resume counted in."""
-
-    def __init__(self, spent: float) -> None:
-        self.start = time.monotonic() - spent
-        self.lap_start = time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.start
-
-    def lap(self) -> float:
-        now = time.monotonic()
-        seconds, self.lap_start = now - self.lap_start, now
-        return seconds
-
-
-class _Sums:
-    """Means over the steps since the last log, kept on the device until they are logged."""
-
-    def __init__(self, units: int, world: World) -> None:
-        self.all_units, self.world = units, world
-        self.reset()
-
-    def reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.latest: dict[str, float] = {}
-        self.steps = self.units = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def count(self, units: int) -> None:
-        self.steps += 1
-        self.units += units
-
-    def take(self, unit: str, clock: _Clock, device: torch.device) -> dict[str, float]:
-        """The means as numbers. Raises FloatingPointError if one is not finite."""
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name].float() for name in names])
-        numbers = total(self.world, sums).tolist()
-        values = {name: number / self.steps for name, number in zip(names, numbers, strict=True)}
-        for name, value in values.items():
-            if value != value or value in (float("inf"), float("-inf")):
-                raise FloatingPointError(f"{name} is {value} in the last {self.steps} steps")
-        values |= self.latest
-        units = int(total(self.world, torch.tensor([self.units])))
-        self.all_units += units
-        values[unit] = self.all_units
-        values[f"{unit}_per_second"] = round(units / clock.lap(), 1)
-        values["memory_bytes"] = float(peak_memory(device))
-        self.reset()
-        return values
+            yield tree_map(move, batches), waited
 
 
 def _freeze_garbage() -> None:

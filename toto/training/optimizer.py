@@ -1,21 +1,39 @@
 """AdamW from its configuration."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from toto.training.config import AdamW
 
 
-def build_optimizer(module: nn.Module, config: AdamW) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`; only matrices decay."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+def build_optimizer(
+    module: nn.Module, config: AdamW, factor: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of `module`; only matrices decay.
+
+    `factor` gives a parameter's learning rate over the schedule's, by its name in `module`. It is
+    its group's "factor", by which whoever sets "lr" multiplies; what a step decays does not depend
+    on it.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim >= 2, factor(name)), []).append(parameter)
     return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+        [
+            {
+                "params": groups[decays, times],
+                "factor": times,
+                "lr": config.learning_rate * times,
+                "weight_decay": config.weight_decay / times if decays else 0.0,
+            }
+            for decays, times in sorted(groups, reverse=True)
+        ],
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
     )
 
 

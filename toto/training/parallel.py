@@ -1,18 +1,28 @@
 """Several processes that train one model: each takes its share of every step.
 
-torchrun starts them and says in the environment who is who. Each holds the whole model; a step's
-gradients are added up once, after the last micro-batch, so that with many micro-batches a step the
-exchange costs next to nothing. Alone, nothing of this happens.
+torchrun starts them and says in the environment who is who. Either each holds the whole model, and
+a step's gradients are added up once, after its last micro-batch; or weights, gradients and the
+optimizer's state are divided among them (FSDP2), and each block's weights are brought together when
+it is computed. Alone, nothing of this happens.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from toto.errors import UserError
+from toto.training.config import Sharding
+
+Result = TypeVar("Result")
 
 # Bytes of gradients that are added up at a time: enough to be fast, little beside the model.
 _BUCKET = 256 * 2**20
@@ -24,6 +34,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    on_node: int = 1
+    """processes of one machine"""
 
     @property
     def is_first(self) -> bool:
@@ -51,7 +63,7 @@ def join_world(device: torch.device) -> Iterator[World]:
     # Tensors of the CPU, which steer the run, go over gloo.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), size)
+        yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     finally:
         dist.destroy_process_group()
 
@@ -60,6 +72,13 @@ def wait(world: World) -> None:
     """Until all processes are here."""
     if world.size > 1:
         dist.all_reduce(torch.zeros(1))
+
+
+def in_turn(world: World, work: Callable[[], Result]) -> Result:
+    """Have the first process work, then the others, who find what it has left."""
+    done = [work()] if world.is_first else []
+    wait(world)
+    return done[0] if done else work()
 
 
 def any_of(world: World, number: int) -> int:
@@ -78,9 +97,105 @@ def total(world: World, values: Tensor) -> Tensor:
     return values
 
 
+def all_of(world: World, text: str) -> list[str]:
+    """What every process says, by rank."""
+    said: list[str] = [text] * world.size
+    if world.size > 1:
+        dist.all_gather_object(said, text)
+    return said
+
+
+def place(modules: nn.ModuleDict, device: torch.device, world: World, sharding: Sharding) -> None:
+    """Put modules on the device, divided among the processes as `sharding` says.
+
+    Parameters on the meta device get memory, each process for its own part, and no values yet.
+
+    Raises:
+        UserError: the world cannot be divided so.
+    """
+    mesh = _mesh(device, world, sharding)
+    for module in modules.children():
+        if mesh is not None:
+            _shard(module, mesh)
+        if any(parameter.is_meta for parameter in module.parameters()):
+            _allocate(module, device)
+        else:
+            module.to(device)
+
+
+def _allocate(module: nn.Module, device: torch.device) -> None:
+    """Memory for parameters that have none; what shares a parameter goes on sharing it."""
+    homes: dict[int, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            homes.setdefault(id(parameter), []).append((part, name))
+    module.to_empty(device=device)
+    for (first, name), *others in homes.values():
+        for part, its_name in others:
+            setattr(part, its_name, getattr(first, name))
+
+
+def _mesh(device: torch.device, world: World, sharding: Sharding) -> DeviceMesh | None:
+    if world.size == 1 or sharding == "none":
+        return None
+    if sharding == "all" or world.size == world.on_node:
+        return init_device_mesh(device.type, (world.size,))
+    if world.size % world.on_node:
+        raise UserError(
+            f"sharding node: {world.size} processes are no multiple of {world.on_node} on a machine"
+        )
+    shape = world.size // world.on_node, world.on_node
+    return init_device_mesh(device.type, shape, mesh_dim_names=("machines", "processes"))
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Each block by itself, so that only few are whole at a time; then what is left."""
+    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
+    for part in (*(block for blocks in lists for block in blocks), module):
+        fully_shard(part, mesh=mesh)
+    for sharded in _sharded(module):
+        # Losses are shares of the whole step's: their gradients are added up, not averaged.
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether its parameters are divided among processes."""
+    return bool(_sharded(module))
+
+
+def _sharded(module: nn.Module) -> list[FSDPModule]:
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+@torch.no_grad()
+def fill(parameter: Tensor, whole: Tensor) -> None:
+    """Give a parameter its values; where it is divided, each process takes its part of them."""
+    if isinstance(parameter, DTensor):
+        mesh, placements = parameter.device_mesh, parameter.placements
+        whole = whole.to(parameter.to_local().device)
+        mine = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+        parameter.to_local().copy_(mine.to_local())
+    else:
+        parameter.copy_(whole)
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a value of which each process has a part."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def before_backward(module: nn.Module, last: bool) -> None:
+    """Machines that hold the same parts exchange gradients in a step's last backward pass alone."""
+    for part in _sharded(module):
+        part.set_requires_all_reduce(last, recurse=False)
+
+
 def add_gradients(world: World, module: nn.Module) -> None:
     """Give each parameter the sum of all processes' gradients, the same bits everywhere."""
-    if world.size == 1:
+    if world.size == 1 or is_sharded(
+        module
+    ):  # divided gradients have been added up in the backward
         return
     bucket: list[Tensor] = []
     for parameter in module.parameters():

@@ -22,10 +22,11 @@ from toto.tokens.mixture import Manifest, in_validation
 from toto.tokens.store import TokenDataset
 from toto.training.config import Pretrain, TrainDVAE
 from toto.training.device import pick_device
+from toto.training.initial import check_init_from
 from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
-from toto.training.parallel import World, join_world, wait
+from toto.training.parallel import World, in_turn, join_world
 
 _PRETRAIN, _TOKENIZER = "pretrain", "tokenizer"
 
@@ -46,36 +47,60 @@ def versions() -> dict[str, str]:
     }
 
 
-def pretrain(config: Pretrain, run: Path, workers: int = 2) -> None:
+def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = False) -> None:
     """Begin or continue next-token training in `run`; `run/model` is the result.
 
-    `workers` decode the clips of data sets that store no codes.
+    `workers` decode the clips of data sets that store no codes; `profile` says where time goes.
 
     Raises:
         UserError: the run was begun with other settings, or the data do not fit.
     """
     device = pick_device(config.loop.device)
     with join_world(device) as world, _one_writer(run, world):
-        each = config.micro_batch * world.size
-        if config.batch % each:
-            raise UserError(
-                f"batch {config.batch} is no multiple of micro_batch {config.micro_batch} x "
-                f"{world.size} processes"
-            )
-        if world.is_first:
-            _frozen(config, run)
-            console.print(
-                f"a step: {config.batch} sequences = {world.size} processes x "
-                f"{config.batch // each} x {config.micro_batch}"
-            )
-        wait(world)
-        manifests = _frozen(config, run)
+        _check_shares(config.batch, config.micro_batch, "sequences", world)
+        manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
         with (
             Sequences(manifests.train, *how) as seen,
             Sequences(manifests.validation, *how) as held_out,
         ):
-            train(NextToken(config, seen, held_out), config.loop, run, "pre-train", world)
+            check_init_from(config, seen.vocabulary.size, manifests.train.tokenizer)
+            objective = NextToken(config, seen, held_out)
+            train(objective, config.loop, run, "pre-train", world, profile)
+
+
+def train_tokenizer(config: TrainDVAE, run: Path, workers: int, profile: bool = False) -> None:
+    """Begin or continue the training of a tokenizer in `run`; `run/tokenizer` is the result.
+
+    Raises:
+        UserError: the run was begun with other settings, or the source cannot be used.
+    """
+    device = pick_device(config.loop.device)
+    if config.loop.sharding != "none":
+        raise UserError("sharding is for models: every process holds a tokenizer whole")
+    if not config.source:
+        raise UserError("no source is given: a folder, a file, or a CSV file")
+    with join_world(device) as world, _one_writer(run, world):
+        _check_shares(config.batch, config.micro_batch, "frames", world)
+        pools = in_turn(world, lambda: _pools(config, run, workers))
+        objective = TrainDVAEObjective(config, *pools)
+        train(objective, config.loop, run, "train tokenizer", world, profile)
+
+
+def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
+    """Continue the run in a folder from its config.json.
+
+    Raises:
+        UserError: the folder is no run.
+    """
+    values = read_json(run / "config.json", "a run")
+    where = f"{run}/config.json"
+    if values.get("kind") not in (_PRETRAIN, _TOKENIZER) or "recipe" not in values:
+        raise UserError(f"{run} is no run that can be continued")
+    if values["kind"] == _PRETRAIN:
+        pretrain(from_dict(Pretrain, values["recipe"], where), run, workers, profile)
+    else:
+        train_tokenizer(from_dict(TrainDVAE, values["recipe"], where), run, workers, profile)
 
 
 @contextmanager
@@ -83,6 +108,19 @@ def _one_writer(run: Path, world: World) -> Iterator[None]:
     """Hold the folder against others; the first process does it for all."""
     with only_writer(run) if world.is_first else nullcontext():
         yield
+
+
+def _check_shares(batch: int, micro_batch: int, what: str, world: World) -> None:
+    """Refuse a step that the processes cannot share; say how they do."""
+    each = micro_batch * world.size
+    if batch % each:
+        raise UserError(
+            f"batch {batch} is no multiple of micro_batch {micro_batch} x {world.size} processes"
+        )
+    if world.is_first:
+        console.print(
+            f"a step: {batch} {what} = {world.size} processes x {batch // each} x {micro_batch}"
+        )
 
 
 def _frozen(config: Pretrain, run: Path) -> _Manifests:
@@ -107,45 +145,19 @@ def _frozen(config: Pretrain, run: Path) -> _Manifests:
     return manifests
 
 
-def train_tokenizer(config: TrainDVAE, run: Path, workers: int) -> None:
-    """Begin or continue the training of a tokenizer in `run`; `run/tokenizer` is the result.
-
-    Raises:
-        UserError: the run was begun with other settings, or the source cannot be used.
-    """
-    with only_writer(run):
-        if not config.source:
-            raise UserError("no source is given: a folder, a file, or a CSV file")
-        items = read_sources(config.source, run)
-        _begin(_TOKENIZER, config, run, {})
-        held_out = [item for item in items if in_validation(item.key, config.held_out)]
-        # A source too small to spare an item is validated on what it is trained on.
-        held_out = held_out or items
-        kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
-        seen = [item for item in items if item.key not in kept]
-        view = View(config.stride, config.size)
-        pool = frame_pool(seen, view, config.pool, run / "frames.npy", workers)
-        validation = frame_pool(
-            held_out, view, config.validation_frames, run / "validation.npy", workers
-        )
-        objective = TrainDVAEObjective(config, pool, validation)
-        train(objective, config.loop, run, "train tokenizer")
-
-
-def resume(run: Path, workers: int = 2) -> None:
-    """Continue the run in a folder from its config.json.
-
-    Raises:
-        UserError: the folder is no run.
-    """
-    values = read_json(run / "config.json", "a run")
-    where = f"{run}/config.json"
-    if values.get("kind") not in (_PRETRAIN, _TOKENIZER) or "recipe" not in values:
-        raise UserError(f"{run} is no run that can be continued")
-    if values["kind"] == _PRETRAIN:
-        pretrain(from_dict(Pretrain, values["recipe"], where), run, workers)
-    else:
-        train_tokenizer(from_dict(TrainDVAE, values["recipe"], where), run, workers)
+def _pools(config: TrainDVAE, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames to train on and to validate on."""
+    items = read_sources(config.source, run)
+    _begin(_TOKENIZER, config, run, {})
+    # A source too small to spare an item is validated on what it is trained on.
+    held_out = [item for item in items if in_validation(item.key, config.held_out)] or items
+    kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
+    seen = [item for item in items if item.key not in kept]
+    view = View(config.stride, config.size)
+    return (
+        frame_pool(seen, view, config.pool, run / "frames.npy", workers),
+        frame_pool(held_out, view, config.validation_frames, run / "validation.npy", workers),
+    )
 
 
 def _begin(kind: str, config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from toto.tokenizers.dvae import DVAE, kl_to_uniform, logit_laplace_nll, to_mapp
 from toto.tokenizers.quality import psnr, usage
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import TrainDVAE
-from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.parallel import ALONE, World
 from toto.training.schedule import cosine
 
 
-class TrainDVAEObjective:
+class TrainDVAEObjective(Objective):
     """Trains a dVAE on a pool of frames; what is saved is the running mean of its weights."""
 
     unit = "frames"
@@ -93,7 +93,7 @@ class TrainDVAEObjective:
         self.dvae.encoder.compile(dynamic=False)
         self.dvae.decoder.compile(dynamic=False)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, world: World = ALONE) -> dict[str, float]:
         """How well held-out frames survive being tokenized, and how the codes are used."""
         tokenizer = cast(DVAE, self.mean.module)
         device = next(tokenizer.parameters()).device
@@ -109,5 +109,7 @@ class TrainDVAEObjective:
             "perplexity": perplexity,
         }
 
-    def save(self, run: Path) -> None:
+    def save(self, run: Path, world: World = ALONE) -> None:
+        if not world.is_first:
+            return
         cast(DVAE, self.mean.module).save(run / "tokenizer")
