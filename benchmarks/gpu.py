@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common import commit, machine, write_result
@@ -28,13 +30,28 @@ def tests() -> int:
     return done.returncode
 
 
-def pretrain() -> int:
-    """Training throughput of the paper's three sizes."""
-    script = [sys.executable, str(HERE / "pretrain.py"), "--name", "gpu-pretrain"]
-    return subprocess.run([*script, "--sizes", "base", "large", "1b"], check=False).returncode
+def pretrain(size: str) -> int:
+    """Training throughput of one of the paper's three sizes, ours beside others."""
+    options = ["--name", f"gpu-pretrain-{size}", "--sizes", size, "--seconds", "440"]
+    return _script("pretrain.py", *options)
 
 
-PARTS = {"tests": tests, "pretrain": pretrain}
+def attention() -> int:
+    """Each backend of attention at the shapes of the paper's three sizes."""
+    return _script("attention.py", "--name", "gpu-attention")
+
+
+def _script(name: str, *options: str) -> int:
+    return subprocess.run([sys.executable, str(HERE / name), *options], check=False).returncode
+
+
+PARTS: dict[str, Callable[[], int]] = {
+    "tests": tests,
+    "pretrain": partial(pretrain, "base"),
+    "pretrain-large": partial(pretrain, "large"),
+    "pretrain-1b": partial(pretrain, "1b"),
+    "attention": attention,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:
