@@ -10,8 +10,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
-	# A peer of tests, whose wish for torchvision is nominal.
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps mup
+	# Peers of tests, whose wish for torchvision is nominal.
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps mup DALL-E
 	touch $@
 
 setup: .venv/done  ## the virtual environment

@@ -41,6 +41,11 @@ def attention() -> int:
     return _script("attention.py", "--name", "gpu-attention")
 
 
+def tokenizer() -> int:
+    """Encoding and decoding at DALL-E's size, ours beside the package's own."""
+    return _script("tokenizer.py", "--name", "gpu-tokenizer", "--compile")
+
+
 def _script(name: str, *options: str) -> int:
     return subprocess.run([sys.executable, str(HERE / name), *options], check=False).returncode
 
@@ -51,6 +56,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "pretrain-large": partial(pretrain, "large"),
     "pretrain-1b": partial(pretrain, "1b"),
     "attention": attention,
+    "tokenizer": tokenizer,
 }
 
 if __name__ == "__main__":

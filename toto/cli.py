@@ -67,20 +67,20 @@ def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
-    for words in (2, 1):
+    for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             COMMANDS[name](arguments[words:], f"toto {name}")
             return
     same = [name for name in COMMANDS if name.split()[0] == arguments[0]]
     if same:
-        raise UserError(f"no command {' '.join(arguments[:2])!r}: there is {', '.join(same)}")
+        raise UserError(f"no command {' '.join(arguments[:3])!r}: there is {', '.join(same)}")
     raise unknown("command", arguments[0], COMMANDS)
 
 
 def _overview() -> str:
     lines = ["usage: toto COMMAND ...", ""]
-    lines += [f"  {name:<16} {command.__doc__}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<24} {command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "Each command has --help."])
 
 
@@ -317,6 +317,38 @@ def tokenize(
     devices = pick_devices(device) if engine != "ray" else []
     dataset = ingest(items, tokenizer, out, settings, command, workers, devices, engine, limits)
     report_failures(dataset)
+    print(out)
+
+
+def convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
+    """Make a tokenizer of OpenAI's pickled dVAE; nothing in the pickles runs.
+
+    Args:
+        encoder: encoder.pkl of the release
+        decoder: decoder.pkl of the release
+        out: folder of the tokenizer
+    """
+    from toto.tokenizers.official import convert_dalle as run
+
+    run(encoder, decoder, out)
+    print(out)
+
+
+def fetch_dalle(
+    out: Path,
+    encoder: str = "https://cdn.openai.com/dall-e/encoder.pkl",
+    decoder: str = "https://cdn.openai.com/dall-e/decoder.pkl",
+) -> None:
+    """Download OpenAI's dVAE, 390 MB, and make it a tokenizer.
+
+    Args:
+        out: folder of the tokenizer; a download that was broken off goes on
+        encoder: address of encoder.pkl
+        decoder: address of decoder.pkl
+    """
+    from toto.tokenizers.official import fetch_dalle as run
+
+    run(out, encoder, decoder)
     print(out)
 
 
@@ -605,6 +637,8 @@ COMMANDS: dict[str, Command] = {
         _TrainTokenizer,
         tokenizer_recipes.RECIPES,
     ),
+    "tokenizer convert dalle": _command(convert_dalle),
+    "tokenizer fetch dalle": _command(fetch_dalle),
     "tokenize": _command(tokenize),
     "manifest": _command(manifest),
     "inspect": _command(inspect),

@@ -1,6 +1,8 @@
 import itertools
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.tiny import tokenizer
 from toto.errors import UserError
+from toto.tokenizers import dvae
 from toto.tokenizers.base import load_tokenizer
 from toto.tokenizers.dvae import (
     DVAE,
@@ -20,7 +23,7 @@ from toto.tokenizers.dvae import (
     to_mapped,
     usage_kl,
 )
-from toto.tokenizers.quality import psnr, usage
+from toto.tokenizers.quality import agreement, psnr, usage
 from toto.tokenizers.sizes import DVAESize
 
 
@@ -204,6 +207,58 @@ def test_what_is_saved_is_loaded(tmp_path):
     loaded.save(tmp_path / "b")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_codes_have_the_precision_of_their_tokenizer(tmp_path):
+    model = tokenizer()
+    model.save(tmp_path)
+    rough = load_tokenizer(tmp_path, precision="bf16")
+    frames = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model.encoder(to_mapped(frames))
+        assert logits.dtype == torch.float32  # the last convolution's own
+        expected = logits.argmax(1)
+        # Whatever is around.
+        assert torch.equal(model.encode(frames), load_tokenizer(tmp_path).encode(frames))
+    assert torch.equal(rough.encode(frames), expected)
+    assert not torch.equal(model.encode(frames), expected)
+    same = (model.encode(frames) == expected).float().mean()
+    assert agreement(tmp_path, frames) == pytest.approx(float(same))
+    assert 0.9 < agreement(tmp_path, frames) < 1
+    differ = model.decode(expected).int() - rough.decode(expected).int()
+    assert 0 < differ.abs().max() < 8
+
+
+def test_many_places_are_looked_at_in_parts(monkeypatch):
+    model, frames = tokenizer(), torch.randint(256, (3, 3, 20, 28), dtype=torch.uint8)
+    whole = model.encode(frames)
+    monkeypatch.setattr(dvae, "PLACES", 16)
+    assert torch.equal(model.encode(frames), whole)
+
+
+COMPILED = """
+import sys
+import torch
+from pathlib import Path
+from toto.tokenizers.base import load_tokenizer
+model = load_tokenizer(Path(sys.argv[1]))
+frames = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+codes = model.encode(frames)
+decoded = model.decode(codes)
+model.compile(dynamic=False)
+assert (model.encode(frames) == codes).float().mean() > 0.99
+assert (model.decode(codes).int() - decoded.int()).abs().max() <= 1
+print(torch._dynamo.utils.counters["frames"]["ok"])
+"""
+
+
+@pytest.mark.slow
+def test_compiled_codes_and_frames(tmp_path):
+    """In a process of its own: the checks of shapes cannot be compiled."""
+    tokenizer().save(tmp_path)
+    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 2
 
 
 def test_fingerprints_tell_weights_and_configurations_apart():

@@ -97,6 +97,7 @@ def test_a_complete_data_set_stays_one_while_items_are_tried_again(visual, tmp_p
             read()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_write_leaves_the_old_or_the_new(visual, tmp_path):
     """But for the moment in which shards change places: then it is the next run that ends it."""
     source, kept = tmp_path / "source", tmp_path / "kept"

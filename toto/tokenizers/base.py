@@ -1,15 +1,24 @@
 """What every tokenizer offers, and how one is found in a folder."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8, UInt16
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from toto.config import read_json
-from toto.errors import unknown
+from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
+from toto.errors import UserError, unknown
+from toto.models.saved import weights_fingerprint
+from toto.tokenizers.sizes import Precision
+
+Kind = TypeVar("Kind", bound="TokenizerModule")
 
 
 @runtime_checkable
@@ -21,7 +30,7 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of weights and configuration."""
+        """16 hex digits of weights, configuration and precision."""
         ...
 
     def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
@@ -32,19 +41,169 @@ class Tokenizer(Protocol):
         """Frames that the codes stand for."""
         ...
 
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's folder."""
+        ...
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile encoding and decoding, see `torch.compile`."""
+        ...
+
+
+class TokenizerModule(nn.Module):
+    """A tokenizer of learned weights; a kind of them says what the codes are.
+
+    Weights are kept in fp32. In precision "bf16" the products are of bf16: the codes are others
+    where the two nearest are about as near, so the fingerprint is another, too.
+    """
+
+    kind: ClassVar[str]
+    """what `config.json` calls it"""
+    size_kind: ClassVar[type]
+    """the dataclass of its shape"""
+    codebook_size: int
+    downsample: int
+
+    def __init__(self, size: Any, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.size, self.precision = size, precision
+        self.codebook_size, self.downsample = size.codebook_size, size.downsample
+
+    def to_codes(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+        """What `encode` gives."""
+        raise NotImplementedError
+
+    def to_frames(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+        """What `decode` gives."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+        """The codes of each frame, computed in the tokenizer's own precision.
+
+        Raises:
+            UserError: the frames' sides are no multiples of `downsample`.
+        """
+        height, width = frames.shape[-2:]
+        if height % self.downsample or width % self.downsample:
+            raise UserError(
+                f"frames of {height}x{width}: this tokenizer needs multiples of {self.downsample}"
+            )
+        with self._own_precision(frames.device):
+            return self.to_codes(frames)
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+        """The frames that the codes stand for, computed in the tokenizer's own precision."""
+        with self._own_precision(codes.device):
+            return self.to_frames(codes)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile encoding and decoding, each when it is first used.
+
+        Rounding is another than without: a code may differ where two are equally near.
+        """
+        self.to_codes = torch.compile(self.to_codes, *args, **kwargs)  # type: ignore[method-assign]
+        self.to_frames = torch.compile(self.to_frames, *args, **kwargs)  # type: ignore[method-assign]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits: equal codes need equal weights, configuration and precision."""
+        return fingerprint([to_dict(self.size), self.precision, weights_fingerprint(self)])
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        config = {"kind": self.kind, "size": to_dict(self.size), "precision": self.precision}
+        write_json(folder / "config.json", config | {"fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls: type[Kind], folder: Path, precision: Precision | None = None) -> Kind:
+        """Read what `save` wrote; `precision` is by default the one that the folder names.
+
+        Raises:
+            UserError: the folder holds no such tokenizer, or its weights do not fit its
+                configuration.
+        """
+        path = folder / "config.json"
+        config = read_json(path, "a tokenizer")
+        size: Any = from_dict(cls.size_kind, config.get("size"), str(path))
+        precision = precision or config.get("precision", "fp32")
+        if precision not in get_args(Precision):
+            raise unknown("precision", str(precision), get_args(Precision))
+        weights = folder / "model.safetensors"
+        try:
+            return cls.of_weights(size, load_file(weights), str(weights), precision)
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{weights} does not fit: {reason}") from error
+
+    @classmethod
+    def of_weights(
+        cls: type[Kind],
+        size: Any,
+        weights: Mapping[str, Tensor],
+        where: str,
+        precision: Precision = "fp32",
+    ) -> Kind:
+        """The tokenizer with these weights; `where` names them in an error.
+
+        Raises:
+            UserError: they are not exactly those of that size.
+        """
+        with torch.device("meta"):
+            tokenizer = cls(size, precision)
+        refuse_misfits(weights, tokenizer.state_dict(), where)
+        floats = {name: value.float().contiguous() for name, value in weights.items()}
+        tokenizer.load_state_dict(floats, assign=True)
+        return tokenizer.eval().requires_grad_(False)
+
+    @contextmanager
+    def _own_precision(self, device: torch.device) -> Iterator[None]:
+        """Whatever training is around, and without TF32, which convolutions have by default."""
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
+def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Compare weights by name, shape and kind of number.
+
+    Raises:
+        UserError: one is missing, unknown or different; the first three are named.
+    """
+    misfits = [f"{name} is missing" for name in expected if name not in found]
+    misfits += [f"{name} is unknown" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        shape, wanted = [*found[name].shape], [*expected[name].shape]
+        if shape != wanted:
+            misfits.append(f"{name} is {shape}, not {wanted}")
+        elif not found[name].is_floating_point():
+            misfits.append(f"{name} is of {found[name].dtype}, not floating point")
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        first = " ".join("; ".join(sorted(misfits)[:3]).split())
+        raise UserError(f"{where} does not fit: {first:.500}{more}")
+
 
 def codes_of(
     tokenizer: Tokenizer, frames: UInt8[np.ndarray, "n 3 height width"], device: str
 ) -> UInt16[np.ndarray, "n rows cols"]:
     """The codes of frames as they are stored; `device` is the tokenizer's."""
-    # The precision of a training around it is none of the codes' business.
-    with torch.autocast(torch.device(device).type, enabled=False):
-        codes = tokenizer.encode(torch.from_numpy(frames).to(device))
+    codes = tokenizer.encode(torch.from_numpy(frames).to(device))
     return codes.cpu().numpy().astype(np.uint16)
 
 
-def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
-    """Open the tokenizer in `folder` on `device`.
+def load_tokenizer(
+    folder: Path, device: str = "cpu", precision: Precision | None = None
+) -> Tokenizer:
+    """Open the tokenizer in `folder` on `device`; its own precision is what the folder names.
 
     Raises:
         UserError: the folder holds no tokenizer, or one of a kind that is not known.
@@ -55,4 +214,4 @@ def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
     kind = read_json(folder / "config.json", "a tokenizer").get("kind")
     if kind not in kinds:
         raise unknown("kind of tokenizer", str(kind), kinds)
-    return kinds[kind].load(folder).to(device)
+    return kinds[kind].load(folder, precision).to(device)

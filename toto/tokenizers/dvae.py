@@ -5,32 +5,35 @@ Module and parameter names are those of the official release, so that its weight
 
 import math
 from collections import OrderedDict
-from functools import cached_property
-from pathlib import Path
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
-from toto.errors import UserError
-from toto.models.saved import weights_fingerprint
-from toto.tokenizers.sizes import DVAESize
+from toto.tokenizers.base import TokenizerModule
+from toto.tokenizers.sizes import DVAESize, Precision
 
 # Pixels are squeezed into [EPSILON, 1 - EPSILON], where the logit-Laplace density is defined.
 EPSILON = 0.1
 
+# Places whose logits over the codes are computed at once: 32 MiB at 8,192 codes.
+PLACES = 1024
+
 
 class Conv2d(nn.Module):
-    """Convolution of stride 1 with zero padding; `fp32` keeps it so under autocast."""
+    """Convolution of stride 1 with zero padding; `fp32` keeps it so under autocast.
 
-    def __init__(self, n_in: int, n_out: int, kw: int, fp32: bool = False) -> None:
+    With `upsample`, of the input with each pixel repeated to 2x2, which for one of 1x1 is its own
+    output repeated, at a quarter of the work.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, kw: int, fp32: bool = False, upsample: bool = False
+    ) -> None:
         super().__init__()
-        self.kw, self.fp32 = kw, fp32
+        self.kw, self.fp32, self.upsample = kw, fp32, upsample
         self.w = nn.Parameter(torch.empty(n_out, n_in, kw, kw))
         self.b = nn.Parameter(torch.zeros(n_out))
         nn.init.normal_(self.w, std=(n_in * kw**2) ** -0.5)
@@ -39,37 +42,41 @@ class Conv2d(nn.Module):
         if self.fp32:
             with torch.autocast(x.device.type, enabled=False):
                 return F.conv2d(x.float(), self.w, self.b, padding=self.kw // 2)
-        return F.conv2d(x, self.w, self.b, padding=self.kw // 2)
+        x = F.conv2d(x, self.w, self.b, padding=self.kw // 2)
+        return F.interpolate(x, scale_factor=2) if self.upsample else x
 
 
 class ResidualBlock(nn.Module):
     """Four convolutions of the given kernel sizes on a quarter of the channels, and a skip."""
 
-    def __init__(self, n_in: int, n_out: int, n_layers: int, kernels: tuple[int, ...]) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, n_layers: int, kernels: tuple[int, ...], upsample: bool = False
+    ) -> None:
         super().__init__()
         hidden = n_out // 4
         widths = (n_in, hidden, hidden, hidden, n_out)
         self.post_gain = 1 / n_layers**2
-        self.id_path = Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+        widen = Conv2d(n_in, n_out, 1, upsample=upsample) if n_in != n_out else nn.Identity()
+        self.id_path = widen
         path: OrderedDict[str, nn.Module] = OrderedDict()
         for i, kw in enumerate(kernels, 1):
-            path[f"relu_{i}"] = nn.ReLU()
-            path[f"conv_{i}"] = Conv2d(widths[i - 1], widths[i], kw)
+            path[f"relu_{i}"] = nn.ReLU(inplace=i > 1)  # the skip reads what the first one reads
+            path[f"conv_{i}"] = Conv2d(widths[i - 1], widths[i], kw, upsample=upsample and i == 1)
         self.res_path = nn.Sequential(path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.id_path(x) + self.post_gain * self.res_path(x)
+        return torch.add(self.id_path(x), self.res_path(x), alpha=self.post_gain)
 
 
 def _group(
-    widths: tuple[int, int], size: DVAESize, kernels: tuple[int, ...], resample: dict
-) -> nn.Sequential:
+    widths: tuple[int, int], size: DVAESize, kernels: tuple[int, ...], upsample: bool = False
+) -> OrderedDict[str, nn.Module]:
     n_layers = size.groups * size.blocks
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for i in range(1, size.blocks + 1):
-        n_in = widths[0] if i == 1 else widths[1]
-        blocks[f"block_{i}"] = ResidualBlock(n_in, widths[1], n_layers, kernels)
-    return nn.Sequential(blocks | resample)
+    first = ResidualBlock(*widths, n_layers, kernels, upsample)
+    blocks: OrderedDict[str, nn.Module] = OrderedDict(block_1=first)
+    for i in range(2, size.blocks + 1):
+        blocks[f"block_{i}"] = ResidualBlock(widths[1], widths[1], n_layers, kernels)
+    return blocks
 
 
 class Encoder(nn.Module):
@@ -81,21 +88,38 @@ class Encoder(nn.Module):
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         blocks["input"] = Conv2d(3 * size.patch**2, size.width, 7 if size.patch == 1 else 3)
         for i, n_out in enumerate(widths):
-            last = i == size.groups - 1
-            pool = {} if last else {"pool": nn.MaxPool2d(2)}
-            group = _group((widths[max(i - 1, 0)], n_out), size, (3, 3, 3, 1), pool)
-            blocks[f"group_{i + 1}"] = group
+            group = _group((widths[max(i - 1, 0)], n_out), size, (3, 3, 3, 1))
+            if n_out != widths[-1]:
+                group["pool"] = nn.MaxPool2d(2)
+            blocks[f"group_{i + 1}"] = nn.Sequential(group)
         output = Conv2d(widths[-1], size.codebook_size, 1, fp32=True)
-        blocks["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=output))
+        blocks["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(inplace=True), conv=output))
         self.patch = size.patch
         self.blocks = nn.Sequential(blocks)
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the last convolution reads, `(n, channels, rows, cols)`."""
-        return F.relu(self.blocks[:-1](self._fold(x)))
+    @property
+    def output(self) -> Conv2d:
+        """The last convolution."""
+        return cast(Conv2d, self.get_submodule("blocks.output.conv"))
+
+    def features(self, x: Tensor) -> Float[Tensor, "n rows cols channels"]:
+        """What the last convolution reads."""
+        return F.relu(self.blocks[:-1](self._fold(x))).movedim(1, -1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self._fold(x))
+
+    def codes(self, x: Tensor) -> Int[Tensor, "n rows cols"]:
+        """The most likely code at each place.
+
+        The logits of all places, 8 MiB for each frame of 128 px at DALL-E's size, never exist at
+        once.
+        """
+        features, output = self.features(x), self.output
+        with torch.autocast(x.device.type, enabled=False):
+            places = features.float().flatten(0, 2).split(PLACES)
+            codes = [F.linear(some, output.w.flatten(1), output.b).argmax(1) for some in places]
+        return torch.cat(codes).view(features.shape[:-1])
 
     def _fold(self, x: Tensor) -> Tensor:
         # Channels last is what the convolution kernels want: 1.3x on a CPU.
@@ -115,11 +139,10 @@ class Decoder(nn.Module):
         blocks["input"] = Conv2d(size.codebook_size, size.decoder_input, 1, fp32=True)
         for i, n_out in enumerate(widths):
             n_in = widths[i - 1] if i else size.decoder_input
-            last = i == size.groups - 1
-            upsample = {} if last else {"upsample": nn.Upsample(scale_factor=2, mode="nearest")}
-            blocks[f"group_{i + 1}"] = _group((n_in, n_out), size, (1, 3, 3, 3), upsample)
+            group = _group((n_in, n_out), size, (1, 3, 3, 3), upsample=i > 0)
+            blocks[f"group_{i + 1}"] = nn.Sequential(group)
         output = Conv2d(size.width, 6 * size.patch**2, 1)
-        blocks["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=output))
+        blocks["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(inplace=True), conv=output))
         self.patch = size.patch
         self.blocks = nn.Sequential(blocks)
 
@@ -127,14 +150,20 @@ class Decoder(nn.Module):
         z = z.contiguous(memory_format=torch.channels_last)
         return F.pixel_shuffle(self.blocks(z), self.patch)
 
+    def of_codes(self, codes: Int[Tensor, "n rows cols"]) -> Tensor:
+        """What `forward` gives for certain codes, whose convolution picks one column of weights."""
+        first = cast(Conv2d, self.blocks.get_submodule("input"))
+        x = F.embedding(codes, first.w.flatten(1).T) + first.b
+        return F.pixel_shuffle(self.blocks[1:](x.movedim(-1, 1)), self.patch)
 
-class DVAE(nn.Module):
+
+class DVAE(TokenizerModule):
     """Encoder and decoder as a tokenizer."""
 
-    def __init__(self, size: DVAESize) -> None:
-        super().__init__()
-        self.size = size
-        self.codebook_size, self.downsample = size.codebook_size, size.downsample
+    kind, size_kind = "dvae", DVAESize
+
+    def __init__(self, size: DVAESize, precision: Precision = "fp32") -> None:
+        super().__init__(size, precision)
         self.encoder, self.decoder = Encoder(size), Decoder(size)
 
     @torch.no_grad()
@@ -144,60 +173,18 @@ class DVAE(nn.Module):
         A code's logit becomes the scaled distance to its centroid. From random weights a small run
         spends most of its steps on finding codes that are used at all.
         """
-        output = cast(Conv2d, self.encoder.get_submodule("blocks.output.conv"))
-        features = self.encoder.features(to_mapped(frames)).movedim(1, -1).flatten(0, 2)
+        output = self.encoder.output
+        features = self.encoder.features(to_mapped(frames)).flatten(0, 2)
         centroids, error = kmeans(features, self.codebook_size, rounds)
         output.w.copy_((centroids / error)[:, :, None, None])
         output.b.copy_(-centroids.square().sum(1) / (2 * error))
 
-    @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
-        """The most likely code at each place.
+    def to_codes(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+        return self.encoder.codes(to_mapped(frames))
 
-        Raises:
-            UserError: the frames' sides are no multiples of `downsample`.
-        """
-        height, width = frames.shape[-2:]
-        if height % self.downsample or width % self.downsample:
-            raise UserError(
-                f"frames of {height}x{width}: this tokenizer needs multiples of {self.downsample}"
-            )
-        return self.encoder(to_mapped(frames)).argmax(1)
-
-    @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+    def to_frames(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
         """The mean image of each frame's codes."""
-        one_hot = F.one_hot(codes.long(), self.codebook_size).movedim(-1, 1).float()
-        return to_frames(self.decoder(one_hot))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits of weights and configuration: equal codes need equal fingerprints."""
-        return fingerprint([to_dict(self.size), weights_fingerprint(self)])
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-        config = {"kind": "dvae", "size": to_dict(self.size), "fingerprint": self.fingerprint}
-        write_json(folder / "config.json", config)
-
-    @classmethod
-    def load(cls, folder: Path) -> "DVAE":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: the folder holds no dVAE, or its weights do not fit its configuration.
-        """
-        config = read_json(folder / "config.json", "a tokenizer")
-        tokenizer = cls(from_dict(DVAESize, config.get("size"), f"{folder}/config.json"))
-        try:
-            tokenizer.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}/model.safetensors does not fit: {reason}") from error
-        return tokenizer.eval().requires_grad_(False)
+        return to_frames(self.decoder.of_codes(codes.long()))
 
 
 def to_mapped(frames: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:

@@ -1,6 +1,9 @@
-"""The shapes of the tokenizers."""
+"""The shapes of the tokenizers, and what they compute in."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from toto.errors import UserError, at_least
 from toto.media.view import View
+from toto.tokenizers.sizes import Precision
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,10 @@ class Ingest:
     """frames in each pass through the tokenizer; the last one of a shard is padded"""
     shard_items: int = 256
     """items in each shard"""
+    precision: Precision | None = None
+    """of the tokenizer's products; by default what its folder names, fp32 at first"""
+    compiled: bool = False
+    """compile the tokenizer: quicker on a GPU, after a minute"""
     online: bool = False
     """only count the frames: training decodes and tokenizes them"""
 

@@ -68,11 +68,11 @@ def ingest(
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder, precision=settings.precision)
     _check(items, tokenizer, tokenizer_folder, settings)
     info = _describe(items, tokenizer, settings, command) | {"limits": to_dict(limits)}
     with only_writer(out):
-        _begin(out, info, tokenizer_folder)
+        _begin(out, info, tokenizer)
         again, index = out / ".again", out / "index.parquet"
         if not index.exists():  # the last run may have been killed as it replaced shards
             _replace(out, again)
@@ -160,7 +160,7 @@ def _fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _begin(out: Path, info: dict[str, Any], tokenizer_folder: Path) -> None:
+def _begin(out: Path, info: dict[str, Any], tokenizer: Tokenizer) -> None:
     path = out / "dataset.json"
     if path.exists():
         before = read_json(path, "a token data set")
@@ -181,7 +181,7 @@ def _begin(out: Path, info: dict[str, Any], tokenizer_folder: Path) -> None:
     (out / "shards").mkdir(exist_ok=True)
     shutil.rmtree(out / "tokenizer", ignore_errors=True)  # of a run that was killed here
     with folder_atomically(out / "tokenizer") as partial:
-        shutil.copytree(tokenizer_folder, partial, dirs_exist_ok=True)
+        tokenizer.save(partial)
     write_json(path, info)
 
 

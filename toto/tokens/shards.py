@@ -65,7 +65,10 @@ def write_shards(
     roots = Roots(job.roots)
     encode = None
     if not job.settings.online:
-        encode = partial(codes_of, load_tokenizer(job.tokenizer, device), device=device)
+        tokenizer = load_tokenizer(job.tokenizer, device)
+        if job.settings.compiled:
+            tokenizer.compile(dynamic=False)
+        encode = partial(codes_of, tokenizer, device=device)
     begun: deque[Shard] = deque()
 
     def tasks() -> Iterator[Task]:
