@@ -168,3 +168,20 @@ def test_a_tracker_that_is_missing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="tracker wandb is not installed: pip install wandb"):
         MetricsLog(tmp_path, 0, ("wandb",))
+
+
+def test_a_loss_that_is_not_finite_is_traced_to_its_source(mixed, tmp_path):
+    trained = objective(mixed, curriculum=())
+    names, loss = trained.train.names, trained.phases[0].loss
+
+    def poisoned(batch, step):
+        total, values = loss(batch, step)
+        if step == 2:  # whatever comes of one source
+            factor = torch.where(torch.tensor([n == "clips" for n in names]), float("inf"), 1.0)
+            values["source_loss"] = values["source_loss"] * factor
+            total = total * float("inf")
+        return total, values
+
+    trained.phases = (replace(trained.phases[0], loss=poisoned),)
+    with pytest.raises(FloatingPointError, match=r"step 3: .* rank 0: source_loss clips \("):
+        train(trained, replace(LOOP, log_every=5), tmp_path, "test")

@@ -123,6 +123,25 @@ def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_traced_to_its_process_and_source(data, tmp_path):
+    run = tmp_path / "run"
+    done = subprocess.run(
+        command(data, run, 2, "--learning-rate", "1e30", "--warmup-steps", "1"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode != 0
+    (line,) = {x for x in done.stderr.splitlines() if x.startswith("toto: step")}
+    assert "the gradient of model is not finite" in line
+    for rank in (0, 1):
+        assert f"rank {rank}: " in line
+    assert "gradient of model" in line.split("before it")[1]
+    assert not list((run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2])
 def test_compiled_training_takes_the_same_course(data, alone, tmp_path, processes):
     divided = ["--sharding", "all", "--recompute", "1"] if processes else []

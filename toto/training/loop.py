@@ -21,13 +21,14 @@ from toto.training.interrupts import Interrupted, Interrupts
 from toto.training.meter import Meter, Step
 from toto.training.metrics import MetricsLog, read_metrics
 from toto.training.objectives.base import Batch, Objective
-from toto.training.optimizer import build_optimizer, clip_gradients
+from toto.training.optimizer import build_optimizer, clip_gradients, gradient_norm
 from toto.training.parallel import (
     ALONE,
     World,
     add_gradients,
     any_of,
     before_backward,
+    is_sharded,
     place,
     wait,
     whole,
@@ -143,6 +144,8 @@ def _take(
                 loss.backward()
             taken.add(values)
         with record_function("add gradients"):
+            if world.size > 1 and not is_sharded(phase.module):
+                taken.own_norms[phase.name] = gradient_norm(phase.module)
             add_gradients(world, phase.module)
         rate = learning_rate(phase.optimizer, step, loop.steps)
         for group in optimizer.param_groups:

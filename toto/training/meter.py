@@ -24,6 +24,8 @@ class Step:
     values: Metrics = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     """by phase; of all processes' gradients, so the same everywhere"""
+    own_norms: dict[str, Tensor] = field(default_factory=dict)
+    """by phase; of this process's gradients alone, where each has all of them"""
     units: int = 0
     waited: float = 0.0
     """seconds that the loop waited for the step's data"""
@@ -103,10 +105,11 @@ class Meter:
             for part, is_finite in zip(parts or (name,), of.isfinite().tolist(), strict=True):
                 if not is_finite:
                     names.append(f"{name} {part}" if parts else part)
+        names += [f"gradient of {n}" for n, norm in bad.own_norms.items() if not norm.isfinite()]
         said = all_of(self.world, ", ".join(names))
         ranks = [f"rank {rank}: {text}" for rank, text in enumerate(said) if text]
         norms = [name for name, norm in bad.norms.items() if not bool(norm.isfinite())]
-        where = "; ".join(ranks) or "no rank's loss"
+        where = "; ".join(ranks) or "nothing"
         again = f", after {self.allowed} that were left out" if self.allowed else ""
         return (
             f"step {bad.step + 1}{again}: the gradient of {', '.join(norms)} is not finite; not "

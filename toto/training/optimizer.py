@@ -37,6 +37,11 @@ def build_optimizer(
     )
 
 
+def gradient_norm(module: nn.Module) -> torch.Tensor:
+    """The norm of all gradients."""
+    return nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+
+
 def clip_gradients(module: nn.Module, norm: float | None) -> torch.Tensor:
     """Scale the gradients so that their norm is at most `norm`; returns the norm before."""
     parameters = [p for p in module.parameters() if p.grad is not None]

@@ -107,7 +107,7 @@ class NextToken(Objective):
             for block in self.model.model.layers:
                 block.compile()
         else:
-            self._losses = torch.compile(token_losses)
+            self._losses = torch.compile(token_losses, fullgraph=True)
 
     def validate(self, world: World = ALONE) -> dict[str, float]:
         """Loss over the codes of the validation sequences, whatever the curriculum.
