@@ -113,6 +113,30 @@ def test_what_the_chain_made(folder):
     assert max(row.get("tokens", 0) for row in metrics) == 3 * 4 * 4 * 16
 
 
+def test_tokenizer_eval(folder):
+    *said, out = made(
+        folder, *"tokenizer eval tok/tokenizer --source world --size 32 --out judged".split()
+    )
+    assert out == "judged" and said[0] == "96 frames of 32 px, on cpu"
+    (result,) = json.loads((folder / "judged" / "tokenizers.json").read_text())["tokenizers"]
+    # The same 96 frames as the data set's, so the same codes.
+    codes = np.load(folder / "tokens" / "shards" / "00000.npy")
+    assert result["used"] == len(np.unique(codes)) and result["codebook_size"] == 32
+    assert (folder / "judged" / "reconstructions.png").stat().st_size > 0
+    assert (
+        made(folder, *"tokenizer eval tok/tokenizer --source world --size 32".split())[:1]
+        == said[:1]
+    )
+
+
+def test_study_tokens(folder):
+    *said, out = made(folder, *"study tokens tokens --out statistics".split())
+    codes = np.load(folder / "tokens" / "shards" / "00000.npy")
+    assert out == "statistics" and said[0] == "tokens: 32 codes, 4x4 of them a frame"
+    assert said[2].split()[1:3] == [f"{codes.size:,}", str(len(np.unique(codes)))]
+    assert "1-grams" in (folder / "statistics" / "tokens.svg").read_text()
+
+
 def test_inspect(folder):
     said = "\n".join(made(folder, "inspect", "tokens"))
     assert "24 (24 videos)" in said and "96 kept, one in 4" in said and "4x4" in said
@@ -313,6 +337,15 @@ MISTAKES = {
     "tokenize world --tokenizer tok/tokenizer --out new --online --crops 2": ["crops 2"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out world --size 32": ["world"],
     "tokenize world/test.csv --tokenizer tok/tokenizer --out tokens --size 32": ["tokens"],
+    "tokenizer eval --source world": ["no tokenizer"],
+    "tokenizer eval tok/tokenizer": ["--source"],
+    "tokenizer eval tok/tokenizer --source nowhere": ["nowhere"],
+    "tokenizer eval empty --source world": ["empty", "not a tokenizer"],
+    "tokenizer eval tok/tokenizer --source world --size 33": ["33x33", "8"],
+    "tokenizer eval tok/tokenizer --source world --frames 0": ["frames 0", "at least 1"],
+    "study tokens --out new": ["no token data set"],
+    "study tokens run --out new": ["run", "not a token data set"],
+    "study tokens unfinished --out new": ["unfinished", "toto tokenize", "again"],
     "inspect nowhere": ["nowhere"],
     "inspect empty": ["empty"],
     "inspect text.txt": ["text.txt"],

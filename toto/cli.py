@@ -598,6 +598,39 @@ def demo(
     print(run_demo(settings, videos, out))
 
 
+def tokenizer_eval(
+    tokenizer: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENIZER")],
+    source: tuple[str, ...],
+    out: Path | None = None,
+    frames: int = 512,
+    size: int = 128,
+    batch: int = 32,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Say how good tokenizers are, side by side; see docs/tokenizers.md.
+
+    Args:
+        tokenizer: folders of tokenizers
+        source: what they are shown: folders, files, lists, see docs/data.md
+        out: folder to write tokenizers.json and reconstructions.png to
+        frames: how many frames, spread evenly over the items
+        size: side of the frames in pixels
+        batch: frames that are encoded and decoded at once
+        workers: processes that decode media
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.media.sources import read_sources
+    from toto.studies.tokenizers import evaluate
+    from toto.training.device import pick_device
+
+    items = read_sources(source, out)
+    picked = str(pick_device(device))
+    print(evaluate(tokenizer, items, out, frames, size, batch, workers, picked).text())
+    if out is not None:
+        print(out)
+
+
 def study_mup(
     out: Path,
     settings: OmitArgPrefixes[MupStudy] = MupStudy(),  # noqa: B008
@@ -615,17 +648,34 @@ def study_mup(
 
 
 def study_curves(
-    runs: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")], out: Path
+    run: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")], out: Path
 ) -> None:
     """Draw losses and gradient norms of pre-training runs; see docs/training.md.
 
     Args:
-        runs: folders of runs, under way or done
-        out: the picture to write: .png, .svg or .pdf
+        run: folders of runs, under way or done
+        out: the picture to write, .svg
     """
     from toto.studies.curves import draw_curves
 
-    draw_curves(runs, out)
+    draw_curves(run, out)
+    print(out)
+
+
+def study_tokens(
+    dataset: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATASET")],
+    out: Path,
+) -> None:
+    """Count n-grams of codes, and what a code's neighbours say of it; see docs/tokenizers.md.
+
+    Args:
+        dataset: token data sets, one for each tokenizer that is compared
+        out: folder to write to; what was counted there is not counted again
+    """
+    from toto.studies.tokens import study_tokens as run
+
+    for found in run(dataset, out):
+        print(found.text())
     print(out)
 
 
@@ -639,6 +689,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "tokenizer convert dalle": _command(convert_dalle),
     "tokenizer fetch dalle": _command(fetch_dalle),
+    "tokenizer eval": _command(tokenizer_eval),
     "tokenize": _command(tokenize),
     "manifest": _command(manifest),
     "inspect": _command(inspect),
@@ -653,5 +704,6 @@ COMMANDS: dict[str, Command] = {
     "features": _command(features),
     "probe actions": _command(probe_actions),
     "study mup": _command(study_mup),
+    "study tokens": _command(study_tokens),
     "study curves": _command(study_curves),
 }

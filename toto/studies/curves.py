@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toto.errors import UserError
+from toto.studies.plots import STYLE, write_svg
 from toto.training.metrics import read_metrics
 
 Rows = list[dict[str, float | int]]
@@ -20,12 +22,13 @@ def draw_curves(runs: Sequence[Path], out: Path) -> None:
     """Draw losses, gradient norms and the last losses by frame of pre-training runs.
 
     Raises:
-        UserError: a folder holds no metrics of pre-training, or the picture's suffix is unknown.
+        UserError: a folder holds no metrics of pre-training, or the picture is to be no SVG.
     """
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{out}: .png, .svg or .pdf can be written")
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    losses, norms, frames = figure.subplots(1, 3)
+    if out.suffix != ".svg":
+        raise UserError(f"{out}: .svg can be written")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        losses, norms, frames = figure.subplots(1, 3)
     for number, run in enumerate(runs):
         rows = read_metrics(run)
         if not any("frame_loss/01" in row for row in rows):
@@ -36,15 +39,12 @@ def draw_curves(runs: Sequence[Path], out: Path) -> None:
         last = _smooth_last(rows)
         frames.plot(range(1, len(last) + 1), last, marker=".", color=colour)
     losses.set(title="loss", xlabel="million tokens", ylabel="nats a code")
-    losses.legend(frameon=False)
+    losses.legend()
     norms.set(title="norm of the gradient", xlabel="million tokens", yscale="log")
     frames.set(title="training loss by frame, at the end", xlabel="frame of the clip")
     for axes in (losses, norms, frames):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # No date inside: the same runs give the same file.
-    figure.savefig(out, dpi=110, metadata={"Date": None} if out.suffix == ".svg" else None)
+    write_svg(figure, out)
 
 
 def _losses(axes: Axes, rows: Rows, name: str, colour: str) -> None:

@@ -8,17 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toto.files import file_atomically
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "mup",  # the same bytes each time
-}
+from toto.studies.plots import STYLE, write_svg
 
 
 def coordinates(changes: Mapping[bool, Mapping[str, Mapping[int, float]]], path: Path) -> None:
@@ -58,7 +48,7 @@ def _colours(count: int) -> Any:
 
 
 def _side_by_side(panels: Mapping[bool, Any], draw: Any, ylabel: str, path: Path) -> None:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4), layout="constrained")
         both = figure.subplots(1, 2, sharey=True)
         for axes, mup in zip(both, (True, False), strict=True):
@@ -66,5 +56,4 @@ def _side_by_side(panels: Mapping[bool, Any], draw: Any, ylabel: str, path: Path
             draw(axes, panels[mup])
         both[0].set_ylabel(ylabel)
         both[0].legend()
-        with file_atomically(path) as file:
-            figure.savefig(file, format="svg", metadata={"Date": None})
+    write_svg(figure, path)

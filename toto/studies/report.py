@@ -24,7 +24,7 @@ from toto.config import write_json
 from toto.files import write_atomically
 from toto.media.write import write_gif
 from toto.studies.yardsticks import Yardsticks
-from toto.tasks.actions import ActionResult
+from toto.tasks.results import ProbeResult
 
 # Each is replaced in charts by the page's variable of that name, which knows light from dark.
 _COLOURS = {"ink": "#6b7482", "model": "#e0782f", "given": "#3f86d8", "faint": "#9aa3b0"}
@@ -149,7 +149,7 @@ class Report:
     """mean loss at each code of a clip"""
     continuations: list[Continuation]
     """may be empty"""
-    probe: ActionResult | None
+    probe: ProbeResult | None
     """None if the videos have no classes"""
 
     @property
@@ -265,7 +265,7 @@ def _loss_verdict(about: str, losses: Losses) -> _Verdict:
     return _Verdict(about, f"{losses.model:.{digits}f} nats a code", rest, good)
 
 
-def _probe_verdict(probe: ActionResult) -> _Verdict:
+def _probe_verdict(probe: ProbeResult) -> _Verdict:
     rest = f"reads the action in {_percent(probe.accuracy)} of test clips; "
     rest += f"chance {_percent(probe.chance)}, pixels {_percent(probe.pixels)}"
     name, baseline = max(("chance", probe.chance), ("pixels", probe.pixels), key=lambda p: p[1])
@@ -280,11 +280,11 @@ def _probe_verdict(probe: ActionResult) -> _Verdict:
     return _Verdict("Features", _layer(probe), rest, False)
 
 
-def _layer(probe: ActionResult) -> str:
+def _layer(probe: ProbeResult) -> str:
     return f"Layer {probe.best_layer} of {len(probe.test_accuracy) - 1}"
 
 
-def _standard_error(probe: ActionResult, accuracy: float) -> float:
+def _standard_error(probe: ProbeResult, accuracy: float) -> float:
     """Of an accuracy measured on the test clips."""
     return math.sqrt(accuracy * (1 - accuracy) / probe.clips[2])
 
@@ -494,7 +494,7 @@ def _position_chart(report: Report) -> Figure:
     return figure
 
 
-def _layer_chart(probe: ActionResult) -> Figure:
+def _layer_chart(probe: ProbeResult) -> Figure:
     """Accuracy by layer, over the two baselines."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
