@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
-from tests.tiny import make_videos, save_tokenizer
+from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
 from toto.config import from_dict
 from toto.media.sources import read_sources
@@ -305,6 +305,23 @@ def test_probe_actions(folder):
         assert f"layer {layer:2d}  {accuracy:6.1%}" in "\n".join(table)
 
 
+def test_probe_images(folder):
+    """Of a folder of pictures in folders of their classes, tokenized on the way."""
+    for split, count in (("train", 12), ("val", 3)):
+        for seed, name in enumerate(("cat", "dog")):
+            make_images(folder / "pictures" / split / name, count, 32, seed)
+    command = (
+        "probe images run pictures --out probed --epochs 1 --probes mean attention --workers 1"
+    )
+    *table, path = made(folder, *command.split())
+    assert path == "probed"
+    result = json.loads((folder / "probed" / "result.json").read_text())
+    assert result["classes"] == ["cat", "dog"]
+    assert sum(result["clips"][:2]) == 24 and result["clips"][2] == 6
+    assert set(result["curves"]) == {"mean", "attention"}
+    assert "Table 7" in "\n".join(table)
+
+
 MISTAKES = {
     # command line: words of the one line that answers it
     "nonsense": ["nonsense", "world make"],
@@ -399,7 +416,8 @@ MISTAKES = {
     "features run tokens --out begun --layers 1": ["begun", "choose another folder"],
     "features run foreign --out new": ["foreign", "tokenizer"],
     "features run unfinished --out new": ["unfinished", "again"],
-    "probe": ["probe actions"],
+    "probe": ["probe actions", "probe images"],
+    "probe images run tokens --out no-images": ["tokens", "too few labelled images"],
     "probe actions run unlabelled --out new-probe": ["unlabelled", "label"],
     "probe actions run foreign --out new": ["foreign", "tokenizer"],
     "probe actions tokens tokens --out new": ["tokens", "not a saved model"],

@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from toto.errors import MediaError, UserError, at_least, unknown
 from toto.media.view import LIMITS, Limits
+from toto.probing.config import ProbeTraining
 from toto.progress import console
 from toto.recipes import demo as demo_recipes
 from toto.recipes import pretrain as pretrain_recipes
@@ -35,6 +36,8 @@ _MACHINE = {
 }
 # A path that was given is a file where a folder is needed, or the other way round.
 _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+
+_PROBES = ProbeTraining()
 
 
 def main() -> None:
@@ -491,43 +494,49 @@ def probe_actions(
     model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
     out: Path,
-    epochs: int = 10,
-    batch: int = 32,
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3),
-    held_out: float = 0.2,
-    heads: int | None = None,
-    seed: int = 0,
+    training: OmitArgPrefixes[ProbeTraining] = _PROBES,
     workers: int = 2,
     device: str = "auto",
 ) -> None:
-    """Read actions from every layer by attention pooling.
+    """Read actions from every layer by probes.
 
     Args:
         model: folder of a run or of a saved model
         data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
         out: folder to write to; begun there before, it goes on
-        epochs: passes over the training clips
-        batch: clips in a step
-        learning_rates: each probe is trained with each of them; the best on held-out clips counts
-        held_out: part of the training clips that layer and learning rate are chosen on
-        heads: queries of the attention pooling; by default as many as the model has heads
-        seed: seed of initial weights and of the order of the clips
+        training: how the probes are trained
         workers: processes that decode
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
-    from toto.probing.config import ProbeTraining
     from toto.tasks.actions import probe_actions as run
 
-    config = ProbeTraining(
-        epochs=epochs,
-        batch=batch,
-        learning_rates=learning_rates,
-        held_out=held_out,
-        heads=heads,
-        seed=seed,
-    )
     loaded, dataset = _model_and_tokens(model, data, out, workers, device)
-    print(run(loaded.model, dataset, loaded.frames, out, config).table())
+    print(run(loaded.model, dataset, loaded.frames, out, training).table())
+    print(out)
+
+
+def probe_images(
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
+    out: Path,
+    training: OmitArgPrefixes[ProbeTraining] = _PROBES,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Read the classes of images from every layer by probes.
+
+    Args:
+        model: folder of a run or of a saved model
+        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
+        out: folder to write to; begun there before, it goes on
+        training: how the probes are trained
+        workers: processes that decode
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.tasks.images import probe_images as run
+
+    loaded, dataset = _model_and_tokens(model, data, out, workers, device)
+    print(run(loaded.model, dataset, out, training).table())
     print(out)
 
 
@@ -703,6 +712,7 @@ COMMANDS: dict[str, Command] = {
     "generate": _command(generate),
     "features": _command(features),
     "probe actions": _command(probe_actions),
+    "probe images": _command(probe_images),
     "study mup": _command(study_mup),
     "study tokens": _command(study_tokens),
     "study curves": _command(study_curves),

@@ -30,7 +30,8 @@ from toto.recipes.demo import Demo
 from toto.studies import report
 from toto.studies.report import Continuation, Losses, Report, Stage, TokenizerQuality
 from toto.studies.yardsticks import measure
-from toto.tasks.actions import ActionResult, probe_actions
+from toto.tasks.actions import probe_actions
+from toto.tasks.results import ProbeResult
 from toto.tokenizers.quality import psnr, usage
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest, report_failures
@@ -232,7 +233,7 @@ def _write_report(
     result = None
     if probed:
         values = read_json(out / "probe" / "result.json", "a probe's result")
-        result = from_dict(ActionResult, values, f"{out}/probe/result.json")
+        result = from_dict(ProbeResult, values, f"{out}/probe/result.json")
     rows = read_metrics(out / "pretrain")
     title = "Toto on the embedded world" if (out / "world").exists() else "Toto on your videos"
     page = Report(

@@ -1,4 +1,8 @@
+import math
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +17,107 @@ from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import item_clips, probe_splits
-from toto.probing.config import ProbeTraining
+from toto.probing.config import ProbeKind, ProbeTraining
 from toto.probing.features import FrozenFeatures, pick_layers
-from toto.probing.pooling import AttentionPool
+from toto.probing.neighbours import Neighbours, Passing
+from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
 from toto.training.loop import train
+from toto.training.schedule import learning_rate
 
-CLIPS, POSITIONS, WIDTH, CLASSES = 96, 5, 8, 3
-TRAINING = ProbeTraining(epochs=6, batch=16, learning_rates=(1e-3, 1e-2), seed=3)
+CLIPS, POSITIONS, WIDTH, HEADS, CLASSES = 96, 5, 8, 2, 3
+TRAINING = ProbeTraining(
+    epochs=4,
+    batch=16,
+    probes=("attention", "mean", "last", "cross"),
+    learning_rates=(1e-3, 1e-2),
+    weight_decays=(0.01, 0.5),
+    seed=3,
+)
 
 
-def reference(pool: AttentionPool, hidden: torch.Tensor) -> torch.Tensor:
-    """AIM's head as its paper writes it: keys and values for each position, head by head."""
-    b, t, c = hidden.shape
-    d = c // pool.heads
+def plain_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Attention of one clip's one query, head by head: `(h, d), (t, c), (t, c)` to `(c,)`."""
+    heads, d = query.shape
+    parts = []
+    for h in range(heads):
+        part = slice(h * d, (h + 1) * d)
+        parts.append((keys[:, part] @ query[h] / d**0.5).softmax(0) @ values[:, part])
+    return torch.cat(parts)
+
+
+def aim(p: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """AIM's head as its paper writes it: keys and values for each position."""
     mean, variance = hidden.mean((0, 1)), hidden.var((0, 1), unbiased=False)
     x = (hidden - mean) / (variance + 1e-6).sqrt()
-    keys = (x @ pool.k.weight.T).view(b, t, pool.heads, d)
-    values = (x @ pool.v.weight.T).view(b, t, pool.heads, d)
-    pooled = torch.zeros(b, c)
-    for i in range(b):
-        for h in range(pool.heads):
-            scores = keys[i, :, h] @ pool.query[h] / d**0.5
-            pooled[i, h * d : (h + 1) * d] = scores.softmax(0) @ values[i, :, h]
-    return pooled @ pool.classifier.weight.T
+    pooled = [plain_attention(p["query"], y @ p["k.weight"].T, y @ p["v.weight"].T) for y in x]
+    return torch.stack(pooled) @ p["classifier.weight"].T
 
 
-def test_the_folded_pool_is_the_plain_one():
+def jepa(p: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """V-JEPA's head, each module in its turn; its keys have a bias, which must not matter."""
+
+    def apply(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
+
+    query = apply("q", p["query"]).view(HEADS, -1)
+    bias = torch.arange(float(WIDTH))
+    rows = []
+    for x in F.layer_norm(hidden, hidden.shape[-1:], p["scale"], p["shift"]):
+        keys = x @ p["k.weight"].T + bias
+        rows.append(p["query"] + plain_attention(query, keys, apply("v", x)))
+    x = torch.stack(rows)
+    x = x + apply("fc2", F.gelu(apply("fc1", norm("norm", x))))
+    return apply("classifier", x)
+
+
+def linear(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    x = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-6).sqrt()
+    return F.linear(x, p["weight"], p["bias"])
+
+
+REFERENCES: dict[ProbeKind, Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]] = {
+    "attention": aim,
+    "cross": jepa,
+    "mean": lambda p, x: linear(p, x.mean(1)),
+    "last": lambda p, x: linear(p, x[:, -1]),
+}
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_a_bank_computes_what_each_plain_probe_would(kind):
     torch.manual_seed(0)
-    pool = AttentionPool(WIDTH, 4, CLASSES)
-    nn.init.normal_(pool.query)  # sharper than at the start
+    bank = build_bank(kind, WIDTH, HEADS, CLASSES, 3)
+    for parameter in bank.parameters():  # each another one, and sharper than at the start
+        nn.init.normal_(parameter, std=0.7)
     hidden = 3 * torch.randn(6, 7, WIDTH) + torch.arange(WIDTH)
-    torch.testing.assert_close(pool(hidden), reference(pool, hidden), rtol=1e-4, atol=1e-5)
-    expected = torch.autograd.grad(reference(pool, hidden).square().sum(), pool.parameters())
-    found = torch.autograd.grad(pool(hidden).square().sum(), pool.parameters())
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    logits = bank(hidden)
+    for i, member in enumerate(bank.members):
+        p = dict(member.named_parameters())
+        expected = REFERENCES[kind](p, hidden)
+        torch.testing.assert_close(logits[i], expected, rtol=1e-4, atol=1e-4)
+        # Not the square of the logits: that of a batch-normed linear layer has no slope by chance.
+        weight = torch.randn(expected.shape)
+        slopes = torch.autograd.grad((expected * weight).sum(), list(p.values()))
+        found = torch.autograd.grad((bank(hidden)[i] * weight).sum(), list(p.values()))
+        for a, b in zip(found, slopes, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_when_read_the_pool_uses_the_statistics_of_training():
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_when_read_a_probe_sees_each_clip_alone(kind):
     torch.manual_seed(0)
-    pool = AttentionPool(WIDTH, 2, CLASSES)
+    bank = build_bank(kind, WIDTH, HEADS, CLASSES, 2)
     hidden = torch.randn(6, 7, WIDTH)
-    pool(hidden)
-    pool.eval()
-    together = pool(hidden)
-    alone = torch.cat([pool(hidden[i : i + 1]) for i in range(6)])
+    bank(hidden)
+    bank.eval()
+    together = bank(hidden)
+    alone = torch.cat([bank(hidden[i : i + 1]) for i in range(6)], 1)
     torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(bank(hidden, [1]), together[1:])
 
 
 def planted(layers: dict[str, float], seed: int = 0, clips: int = CLIPS) -> Labelled:
@@ -75,13 +133,21 @@ def planted(layers: dict[str, float], seed: int = 0, clips: int = CLIPS) -> Labe
     return Labelled(lambda rows: {name: x[rows] for name, x in hidden.items()}, labels)
 
 
-def probes(layers: dict[str, float], config: ProbeTraining = TRAINING, names=None) -> Probes:
+def probes(
+    layers: dict[str, float],
+    config: ProbeTraining = TRAINING,
+    names: Iterable[str] = (),
+    heads: int = HEADS,
+) -> Probes:
     return Probes(
         config,
         planted(layers),
         planted(layers, seed=1, clips=60),
-        lambda _: AttentionPool(WIDTH, 2, CLASSES),
-        names or list(layers),
+        {
+            f"{kind}/{name}": partial(build_bank, kind, WIDTH, heads, CLASSES, len(config.grid))
+            for kind in config.probes
+            for name in names or layers
+        },
     )
 
 
@@ -89,24 +155,75 @@ LAYERS = {"0": 0.0, "1": 4.0, "2": 0.0}
 
 
 def test_probes_find_what_is_planted_where_it_is_planted(tmp_path):
-    found = probes(LAYERS, replace(TRAINING, epochs=20))
+    found = probes(LAYERS, replace(TRAINING, epochs=15, weight_decays=(0.1,)))
     train(found, found.config.loop(CLIPS), tmp_path, "probe")
-    rates = ("0_001", "0_01")
-    assert set(found.accuracy) == {f"{rate}/{name}" for rate in rates for name in LAYERS}
-    best = {name: max(found.accuracy[f"{rate}/{name}"] for rate in rates) for name in LAYERS}
-    assert best["1"] > 0.9
-    assert max(best["0"], best["2"]) < 0.6
+    chosen = found.chosen()
+    assert set(chosen) == {f"{kind}/{name}" for kind in TRAINING.probes for name in LAYERS}
+    best = {name: found.accuracy[name][point] for name, point in chosen.items()}
+    for kind in ("attention", "mean", "cross"):
+        assert best[f"{kind}/1"] > 0.8
+        assert max(best[f"{kind}/0"], best[f"{kind}/2"]) < 0.6
+    # The class is at one position, which is not the last.
+    assert best["last/1"] < 0.6
+
+
+def test_the_grid_in_one_pass_is_what_each_probe_is_alone(tmp_path):
+    """Alone, and by no code of the bank: torch's AdamW on the plain reference."""
+    together = probes(LAYERS)
+    train(together, TRAINING.loop(CLIPS), tmp_path / "together", "probe")
+    weights = load_file(tmp_path / "together/probes.safetensors")
+    steps = TRAINING.loop(CLIPS).steps
+    for kind in ("attention", "cross", "mean"):
+        begun = probes(LAYERS).banks[f"{kind}/1"]
+        for point, (rate, decay) in enumerate(TRAINING.grid):
+            p = dict(begun.members[point].named_parameters())
+            optimizer = torch.optim.AdamW(
+                [
+                    {"params": [x for x in p.values() if x.ndim > 1], "weight_decay": decay},
+                    {"params": [x for x in p.values() if x.ndim == 1], "weight_decay": 0.0},
+                ],
+                betas=(0.9, 0.999),
+            )
+            config = together.phases[point].optimizer
+            assert (config.learning_rate, config.weight_decay) == (rate, decay)
+            for step in range(steps):
+                (rows,) = together.batches(step)
+                logits = REFERENCES[kind](p, together.train.features(rows)["1"])
+                optimizer.zero_grad()
+                F.cross_entropy(logits, together.train.labels[rows]).backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step, steps)
+                optimizer.step()
+            for name, value in p.items():
+                found = weights[f"{kind}/1.members.{point}.{name}"]
+                torch.testing.assert_close(found, value.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_probe_does_not_depend_on_those_beside_it(tmp_path):
     together = probes(LAYERS)
     train(together, TRAINING.loop(CLIPS), tmp_path / "together", "probe")
-    alone = probes(LAYERS, replace(TRAINING, learning_rates=(1e-2,)), names=["1"])
+    one = replace(TRAINING, probes=("cross",), learning_rates=(1e-2,), weight_decays=(0.5,))
+    alone = probes(LAYERS, one, names=["1"])
     train(alone, TRAINING.loop(CLIPS), tmp_path / "alone", "probe")
     weights = load_file(tmp_path / "together/probes.safetensors")
     for name, value in load_file(tmp_path / "alone/probes.safetensors").items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-7)
-    assert alone.accuracy["0_01/1"] == together.accuracy["0_01/1"]
+        beside = weights[name.replace("members.0", "members.3")]
+        torch.testing.assert_close(beside, value, rtol=1e-4, atol=1e-6)
+    assert alone.accuracy["cross/1"] == together.accuracy["cross/1"][3:]
+
+
+def test_a_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
+    config = replace(TRAINING, probes=("attention", "last"), weight_decays=(0.1,))
+    train(probes(LAYERS, config), config.loop(CLIPS), tmp_path / "whole", "probe")
+    checkpoints = tmp_path / "whole/checkpoints"
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert len(names) > 1
+    shutil.rmtree(checkpoints / names[-1])
+    weights = tmp_path / "whole/probes.safetensors"
+    expected = weights.read_bytes()
+    weights.unlink()
+    train(probes(LAYERS, config), config.loop(CLIPS), tmp_path / "whole", "probe")
+    assert weights.read_bytes() == expected
 
 
 def test_each_epoch_sees_each_clip_once():
@@ -122,11 +239,9 @@ def test_each_epoch_sees_each_clip_once():
 
 
 def test_few_clips_are_seen_in_as_many_epochs():
-    assert TRAINING.loop(96).steps == 6 * 6
-    assert TRAINING.loop(10).steps == 6
-    few = Probes(
-        TRAINING, planted(LAYERS, clips=10), planted(LAYERS), lambda _: nn.Identity(), ["0"]
-    )
+    assert TRAINING.loop(96).steps == 4 * 6
+    assert TRAINING.loop(10).steps == 4
+    few = Probes(TRAINING, planted(LAYERS, clips=10), planted(LAYERS), {})
     assert [len(batch) for batch in few.batches(3)] == [10]
 
 
@@ -134,8 +249,41 @@ def test_few_clips_are_seen_in_as_many_epochs():
 def test_predictions_come_in_the_clips_order(batch):
     labels = torch.randint(CLASSES, (60,), generator=torch.Generator().manual_seed(1))
     shown = Labelled(lambda rows: {"x": F.one_hot(labels[rows], CLASSES)}, labels)
-    guesses = shown.predictions(lambda features: {"same": features["x"].float()}, batch)
-    assert torch.equal(guesses["same"], labels)
+    guesses = shown.predictions(lambda features: {"same": features["x"].float()[None]}, batch)
+    assert guesses["same"].shape == (1, 60, CLASSES)
+    assert torch.equal(guesses["same"][0, :, 0], labels)
+    assert shown.accuracy(guesses["same"]) == [1.0]
+
+
+def test_neighbours_vote_as_scikit_learn_would_count_them():
+    """Of clips apart by more than the vote can bridge, and of all means, passed by or not."""
+    known, asked = planted({"0": 4.0}), planted({"0": 4.0}, seed=1, clips=40)
+    passing = Passing(known.features, CLIPS, seed=0)
+    passing(torch.arange(0, CLIPS, 2))
+    means, rows = passing.means(batch=7)
+    assert sorted(rows.tolist()) == list(range(CLIPS))
+    plain = known.features(rows)["0"].mean(1)
+    torch.testing.assert_close(means["0"], plain)
+    knn = Neighbours(means, known.labels[rows], CLASSES)
+    votes = knn(asked.features(torch.arange(40)))["knn/0"][0]
+    centre = plain.mean(0)
+    x = asked.features(torch.arange(40))["0"].mean(1) - centre
+    expected = torch.zeros(40, CLASSES)
+    for i in range(40):
+        cosines = F.cosine_similarity(x[i][None], plain - centre)
+        for j in cosines.argsort(descending=True)[:20].tolist():
+            expected[i, known.labels[rows][j]] += math.exp((float(cosines[j]) - 1) / 0.07)
+    torch.testing.assert_close(votes, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_means_that_do_not_fit_are_those_of_some_clips_at_random():
+    known = planted({"0": 0.0, "1": 0.0})
+    passing = Passing(known.features, CLIPS, seed=0, limit=10 * 2 * WIDTH * 4)
+    passing(torch.arange(CLIPS))
+    means, rows = passing.means(batch=7)
+    assert len(rows) == len(means["0"]) == len(means["1"]) == 10
+    assert rows.tolist() != sorted(rows.tolist()) and len(set(rows.tolist())) == 10
+    torch.testing.assert_close(means["1"], known.features(rows)["1"].mean(1))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +311,16 @@ def test_features_are_the_trunks_hidden_states_stored_or_not(trunk):
             torch.testing.assert_close(
                 found[str(layer)], expected[layer][rows, 1:], rtol=0.05, atol=0.1
             )
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_states_in_the_precision_of_the_trunk_change_little(kind):
+    torch.manual_seed(0)
+    bank = build_bank(kind, WIDTH, HEADS, CLASSES, 2)
+    hidden = torch.randn(6, 7, WIDTH)
+    logits, rough = bank(hidden), bank(hidden.bfloat16())
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, logits, rtol=0.03, atol=0.03)
 
 
 def test_layers_by_name():

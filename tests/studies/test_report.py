@@ -19,7 +19,7 @@ from toto.studies.report import (
     write_report,
 )
 from toto.studies.yardsticks import Yardsticks
-from toto.tasks.actions import ActionResult
+from toto.tasks.results import Curve, ProbeResult
 
 CODES, FRAMES, PROMPT = 64, 16, 6
 
@@ -95,16 +95,25 @@ def make_report() -> Report:
         later_frames=Losses(0.471, Yardsticks(5.545, 3.905, 0.802)),
         position_losses=positions.astype(np.float32),
         continuations=[make_continuation(2), make_continuation(1)],
-        probe=ActionResult(
+        probe=ProbeResult(
             classes=["slide", "spin", "rotate", "contain", "pick and place", "no action"],
             clips=[960, 240, 300],
             held_out_accuracy=[0.31, 0.38, 0.44, 0.49, 0.46, 0.41],
             test_accuracy=[0.30, 0.40, 0.43, 0.47, 0.48, 0.39],
+            probe="attention",
             best_layer=3,
             accuracy=0.47,
+            interval=(0.41, 0.53),
+            top5=0.98,
+            mean_per_class=0.46,
+            mean_per_class_interval=(0.4, 0.52),
+            confusion=[[50] * 6] * 6,
+            curves={},
+            knn=Curve([], [], None, [], []),
             chance=0.17,
             pixels=0.37,
             pixels_linear=0.58,
+            paper=[],
         ),
     )
 

@@ -11,11 +11,12 @@ from toto.errors import UserError
 from toto.tokens.loader import select
 from toto.tokens.mixture import split_values
 from toto.tokens.store import ItemRow, TokenDataset
+from toto.tokens.vocabulary import Kind
 
 
 @dataclass(frozen=True)
 class Clips:
-    """One clip of each of some items, as sequences."""
+    """One clip of each of some items, as sequences; an image is a clip of one frame."""
 
     tokens: Int[Tensor, "clips positions"]
     items: tuple[ItemRow, ...]
@@ -64,36 +65,40 @@ def item_clips(dataset: TokenDataset, rows: np.ndarray, frames: int) -> Clips:
     codes = codes.reshape(len(rows), frames, *codes.shape[1:])
     for short in np.flatnonzero(counts < frames):
         codes[short, counts[short] :] = codes[short, counts[short] - 1]
-    whole, no_images = np.full(len(rows), frames), np.zeros(len(rows), bool)
-    tokens = dataset.vocabulary.sequences(codes, no_images, whole)
+    images = np.array([item.kind == "image" for item in items], bool)
+    tokens = dataset.vocabulary.sequences(codes, images, np.full(len(rows), frames))
     return Clips(torch.from_numpy(tokens), tuple(items), tuple(firsts.tolist()))
 
 
 def probe_splits(
-    dataset: TokenDataset, fraction: float, frames: int
+    dataset: TokenDataset, fraction: float, frames: int, kind: Kind = "video"
 ) -> tuple[Clips, Clips, Clips, list[str]]:
     """Clips to train on, clips of the training items to choose by, and clips to test on.
 
-    The test items are those of the split "test", or where there is none of "validation".
+    They are of items of one kind. The test items are those of the split "test", or where it has
+    none or no labels those of "validation".
 
     Raises:
         UserError: one of the three is empty, or labels are missing.
     """
     # One clip of each item, however many of its crops are stored.
-    once = dataset.column("crop") == 0
+    kinds, kind_of = dataset.encoded("kind")
+    wanted = np.isin(kind_of, [i for i, known in enumerate(kinds) if known == kind])
+    wanted &= dataset.column("crop") == 0
     train, test, validation = (
-        rows[once[rows]]
+        rows[wanted[rows]]
         for rows in (select(dataset, split, fraction) for split in ("train", "test", "validation"))
     )
-    test = test if len(test) else validation
+    _, labels = dataset.encoded("label")
+    test = test if (labels[test] >= 0).any() else validation
     chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
-    for rows, what in (
-        (train[~chosen_by], "train"),
-        (train[chosen_by], "choose by"),
-        (test, "test"),
+    for rows, least, what in (
+        (train[~chosen_by], 2, "to train on"),
+        (train[chosen_by], 1, "to choose by"),
+        (test, 1, "to test on"),
     ):
-        if not len(rows):
-            raise UserError(f"{dataset.folder} has too few labelled items: none to {what} on")
+        if len(rows) < least:
+            raise UserError(f"{dataset.folder} has too few labelled {kind}s {what}")
     chosen, kept = (
         item_clips(dataset, rows, frames) for rows in (train[chosen_by], train[~chosen_by])
     )

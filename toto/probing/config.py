@@ -1,9 +1,13 @@
 """What the training of probes is told."""
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal
 
 from toto.errors import at_least
 from toto.training.config import Loop
+
+ProbeKind = Literal["attention", "mean", "last", "cross"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,25 +18,41 @@ class ProbeTraining:
     """passes over the training clips"""
     batch: int = 32
     """clips in a step"""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    probes: tuple[ProbeKind, ...] = ("attention",)
+    """attention (pooling, AIM's), mean or last (code's state, and a linear classifier), cross
+    (attention and an MLP, V-JEPA's); all are trained on every layer, the best counts"""
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     """each probe is trained with each of them; the best on the held-out part of train counts"""
-    weight_decay: float = 0.1
-    """decay of matrices"""
+    weight_decays: tuple[float, ...] = (0.01, 0.1)
+    """decays of matrices: likewise, with each learning rate"""
     held_out: float = 0.2
-    """part of the training clips that layer and learning rate are chosen on"""
+    """part of the training clips that probe, layer, learning rate and decay are chosen on"""
     heads: int | None = None
-    """queries of the attention pooling; as many as the trunk has heads where none are given"""
+    """heads of the attention; as many as the trunk has where none are given"""
     seed: int = 0
     """seed of initial weights and of the order of the clips"""
 
     def __post_init__(self) -> None:
-        at_least(1, epochs=self.epochs, batch=self.batch, learning_rates=len(self.learning_rates))
+        at_least(
+            1,
+            epochs=self.epochs,
+            probes=len(self.probes),
+            learning_rates=len(self.learning_rates),
+            weight_decays=len(self.weight_decays),
+        )
+        at_least(2, batch=self.batch)  # batch norm needs two
 
-    def loop(self, clips: int) -> Loop:
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """Each learning rate with each weight decay."""
+        return [*product(self.learning_rates, self.weight_decays)]
+
+    def loop(self, clips: int, device: str = "auto") -> Loop:
         steps = max(self.epochs * clips // min(self.batch, clips), 1)
         return Loop(
             steps=steps,
             seed=self.seed,
+            device=device,
             precision="fp32",
             log_every=max(steps // 20, 1),
             validate_every=steps,

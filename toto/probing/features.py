@@ -1,7 +1,6 @@
 """Hidden states of a frozen trunk: any layers, in one pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +9,6 @@ from torch import Tensor
 from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.training.device import autocast, pick_precision
-
-Pool = Literal["none", "mean", "last"]
 
 Hidden = dict[str, Tensor]
 
@@ -45,7 +42,8 @@ class FrozenFeatures:
     """Hidden states of the clips' code positions, by layer name.
 
     They are computed once and kept in bf16 if all of them fit into `limit` bytes, and computed
-    anew for each batch otherwise.
+    anew for each batch otherwise. They are given in fp32, or where that need not be `exact`, in the
+    precision that the trunk computes in.
     """
 
     def __init__(
@@ -56,10 +54,12 @@ class FrozenFeatures:
         batch: int = 16,
         limit: int = 0,
         advance: Callable[[int], None] = lambda done: None,
+        exact: bool = True,
     ) -> None:
         self.model, self.tokens, self.layers = model, tokens, list(layers)
         self.device = next(model.parameters()).device
         self.precision = pick_precision("auto", self.device)
+        self.dtype = torch.float32 if exact or self.precision == "fp32" else torch.bfloat16
         positions = tokens.shape[1] - 2
         size = len(tokens) * len(self.layers) * positions * model.size.width * 2
         self.stored: Hidden | None = None
@@ -76,10 +76,10 @@ class FrozenFeatures:
             self.stored = stored
 
     def __call__(self, rows: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b t c"]]:
-        """Hidden states of the clips at `rows` (on the CPU), on the model's device in fp32."""
+        """Hidden states of the clips at `rows` (on the CPU), on the model's device."""
         if self.stored is None:
             return self._compute(self.tokens[rows])
-        return {name: x[rows].to(self.device).float() for name, x in self.stored.items()}
+        return {name: x[rows].to(self.device, self.dtype) for name, x in self.stored.items()}
 
     @torch.no_grad()
     def _compute(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -87,4 +87,4 @@ class FrozenFeatures:
         with autocast(self.device, self.precision):
             hidden = self.model.hidden_states(inputs, self.layers)
         # The start token's state is the same for all clips.
-        return {str(layer): hidden[layer][:, 1:].float() for layer in self.layers}
+        return {str(layer): hidden[layer][:, 1:].to(self.dtype) for layer in self.layers}

@@ -1,23 +1,28 @@
 """Probes on all layers at once, trained by the training loop on frozen features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toto.probing.config import ProbeTraining
+from toto.probing.pooling import Bank
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import AdamW
-from toto.training.objectives.base import Batch, Metrics, Phase
+from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.parallel import ALONE, World
 
 Features = Callable[[Int[Tensor, " b"]], dict[str, Tensor]]
+
+# Top-5 is what the field reports.
+_BEST = 5
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,33 @@ class Labelled:
 
     def predictions(
         self, predict: Callable[[dict[str, Tensor]], dict[str, Tensor]], batch: int
-    ) -> dict[str, Int[Tensor, " clips"]]:
-        """The class that each probe gives each clip."""
+    ) -> dict[str, Int[Tensor, "g clips best"]]:
+        """The classes that each probe holds for likeliest, up to five, best first.
+
+        `predict` gives logits `(g, b, classes)` of features, by name.
+        """
         parts: list[dict[str, Tensor]] = []
         for rows in torch.arange(len(self.labels)).split(batch):
             logits = predict(self.features(rows))
-            parts.append({name: value.argmax(-1).cpu() for name, value in logits.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            parts.append(
+                {
+                    name: value.topk(min(_BEST, value.shape[-1])).indices.cpu()
+                    for name, value in logits.items()
+                }
+            )
+        return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    def accuracy(self, guesses: Int[Tensor, "g clips best"]) -> list[float]:
+        """The part of the clips whose first guess is right."""
+        right = guesses[..., 0] == self.labels
+        return [float(x) for x in right.double().mean(1)]
 
 
-class Probes:
-    """One probe for each features' name and learning rate, each seeing every batch."""
+class Probes(Objective):
+    """Banks of probes, one member for each point of the grid, each seeing every batch.
+
+    A bank is named `WHAT/FEATURES` by the features that it reads.
+    """
 
     unit = "clips"
 
@@ -48,29 +69,31 @@ class Probes:
         config: ProbeTraining,
         train: Labelled,
         held_out: Labelled,
-        build: Callable[[str], nn.Module],
-        names: list[str],
+        build: Mapping[str, Callable[[], Bank]],
     ) -> None:
         self.config, self.train, self.held_out = config, train, held_out
-        self.modules = nn.ModuleDict()
-        phases = []
-        for rate in config.learning_rates:
-            heads = nn.ModuleDict({name: _begin(build, name, config.seed) for name in names})
-            group = f"{rate:g}".replace(".", "_")
-            self.modules[group] = heads
-            warmup = max(config.loop(len(train.labels)).steps // 20, 1)
-            optimizer = AdamW(
-                learning_rate=rate,
-                warmup_steps=warmup,
-                final_fraction=0.0,
-                betas=(0.9, 0.999),
-                weight_decay=config.weight_decay,
-                clip=None,
+        self.banks = {name: _begin(bank, name, config.seed) for name, bank in build.items()}
+        self.modules = nn.ModuleDict(self.banks)
+        warmup = max(config.loop(len(train.labels)).steps // 20, 1)
+        self.phases = tuple(
+            Phase(
+                f"{rate:g}/{decay:g}".replace(".", "_"),
+                nn.ModuleDict({name: bank.members[i] for name, bank in self.banks.items()}),
+                AdamW(
+                    learning_rate=rate,
+                    warmup_steps=warmup,
+                    final_fraction=0.0,
+                    betas=(0.9, 0.999),
+                    weight_decay=decay,
+                    clip=None,
+                ),
+                self._loss(i),
             )
-            phases.append(Phase(group, heads, optimizer, self._loss(heads)))
-        self.phases = tuple(phases)
-        self.accuracy: dict[str, float] = {}
-        self._last: tuple[Tensor, dict[str, Tensor]] | None = None
+            for i, (rate, decay) in enumerate(config.grid)
+        )
+        self.accuracy: dict[str, list[float]] = {}
+        """by bank and point of the grid, on the held-out clips"""
+        self._step: list[tuple[Tensor, list[Tensor]]] = []
 
     def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         count, clips = min(self.config.batch, len(self.train.labels)), len(self.train.labels)
@@ -83,56 +106,91 @@ class Probes:
     def size(self, batch: Batch) -> int:
         return len(batch)
 
-    def schedules(self, step: int) -> dict[str, float]:
-        return {}
-
     def after_step(self, step: int) -> None:
-        self._last = None
+        self._step = []
 
-    def compile(self) -> None:
-        pass
-
-    def predict(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of every probe, by `learning rate/name`."""
+    def predict(
+        self, features: dict[str, Tensor], chosen: dict[str, int] | None = None
+    ) -> dict[str, Float[Tensor, "g b classes"]]:
+        """Logits of every probe by bank, or of the `chosen` one of each."""
         return {
-            f"{group}/{name}": head(features[name])
-            for group, heads in self.modules.items()
-            for name, head in heads.items()  # type: ignore[operator]
+            name: bank(features[_source(name)], chosen and [chosen[name]])
+            for name, bank in self.banks.items()
         }
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, world: World = ALONE) -> dict[str, float]:
         guesses = self.held_out.predictions(self.predict, self.config.batch)
-        self.accuracy = {
-            name: float((guess == self.held_out.labels).float().mean())
-            for name, guess in guesses.items()
+        self.accuracy = {name: self.held_out.accuracy(guess) for name, guess in guesses.items()}
+        return {
+            f"held_out/{name}/{phase.name}": value
+            for name, values in self.accuracy.items()
+            for phase, value in zip(self.phases, values, strict=True)
         }
-        return {f"held_out/{name}": value for name, value in self.accuracy.items()}
 
-    def save(self, run: Path) -> None:
+    def chosen(self) -> dict[str, int]:
+        """By bank the point of the grid that is best on the held-out clips."""
+        return {name: max(range(len(a)), key=a.__getitem__) for name, a in self.accuracy.items()}
+
+    def save(self, run: Path, world: World = ALONE) -> None:
         weights = {
             name: value.contiguous().cpu() for name, value in self.modules.state_dict().items()
         }
         save_file(weights, run / "probes.safetensors")
 
-    def _loss(self, heads: nn.ModuleDict) -> Callable[[Batch, int], tuple[Tensor, Metrics]]:
+    def _loss(self, point: int) -> Callable[[Batch, int], tuple[Tensor, Metrics]]:
         def loss(rows: Tensor, step: int) -> tuple[Tensor, Metrics]:
-            labels = self.train.labels[rows.cpu()].to(rows.device)
-            features = self._features(rows.cpu())
-            losses = [F.cross_entropy(head(features[n]), labels) for n, head in heads.items()]
-            # Probes share no parameter, so that each gets from the sum what its own loss gives it.
-            total = torch.stack(losses).sum()
-            return total, {"loss": total / (len(losses) * len(self.phases))}
+            # Each point of the grid has its own optimizer; the first one's turn computes the
+            # gradients of all of them, which share the features and most of the work.
+            if point == 0:
+                self._step = self._gradients(rows)
+            value, gradients = self._step[point]
+            total = _Known.apply(value, gradients, *self.phases[point].module.parameters())
+            return total, {"loss": value / (len(self.banks) * len(self.phases))}
 
         return loss
 
-    def _features(self, rows: Tensor) -> dict[str, Tensor]:
-        # The phases of one step read the same clips.
-        if self._last is None:
-            self._last = (rows, self.train.features(rows))
-        return self._last[1]
+    def _gradients(self, rows: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """By point of the grid: the sum of its losses over the banks, and its gradients.
+
+        Probes share no parameter, so that each gets from a sum what its own loss gives it.
+        """
+        labels = self.train.labels[rows.cpu()].to(rows.device)
+        features = self.train.features(rows.cpu())
+        found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in self.phases]
+        for name, bank in self.banks.items():
+            logits = bank(features[_source(name)])
+            every = labels.expand(len(logits), -1)
+            losses = F.cross_entropy(logits.mT, every, reduction="none").mean(1)
+            gradients = iter(torch.autograd.grad(losses.sum(), list(bank.members.parameters())))
+            for (values, own), value, member in zip(
+                found, losses.detach(), bank.members, strict=True
+            ):
+                values.append(value)
+                own.extend(next(gradients) for _ in member.parameters())
+        return [(torch.stack(values).sum(), own) for values, own in found]
 
 
-def _begin(build: Callable[[str], nn.Module], name: str, seed: int) -> nn.Module:
-    """A new probe, the same whatever is built beside it."""
+class _Known(torch.autograd.Function):
+    """A loss whose gradients have been computed before."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        # Whatever is held elsewhere would be copied.
+        gradients = tuple(ctx.gradients)
+        ctx.gradients.clear()
+        return None, None, *gradients
+
+
+def _source(name: str) -> str:
+    return name.rsplit("/", 1)[1]
+
+
+def _begin(build: Callable[[], Bank], name: str, seed: int) -> Bank:
+    """New probes, the same whatever is built beside them."""
     torch.manual_seed(key_of(seed, "probe", name))
-    return build(name)
+    return build()

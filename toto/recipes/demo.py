@@ -25,7 +25,9 @@ class Demo:
     """most passes over the clips in pre-training: with few videos more steps would only learn them
     by heart"""
     probe: ProbeTraining = field(
-        default_factory=lambda: ProbeTraining(epochs=20, learning_rates=(1e-2,), heads=16)
+        default_factory=lambda: ProbeTraining(
+            epochs=20, learning_rates=(1e-2,), weight_decays=(0.1,), heads=16
+        )
     )
     """the probes and their training"""
     futures: int = 4

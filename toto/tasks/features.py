@@ -15,14 +15,10 @@ from toto.files import only_writer
 from toto.models.saved import weights_fingerprint
 from toto.probing.clips import item_clips
 from toto.probing.features import FrozenFeatures, pick_layers
+from toto.probing.pooling import POOLS
 from toto.progress import progress
 from toto.tokens.store import TokenDataset
 
-_POOLS = {
-    "none": lambda x: x,
-    "mean": lambda x: x.mean(1),
-    "last": lambda x: x[:, -1],
-}
 _CLIPS = 64
 
 
@@ -34,8 +30,8 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
     Raises:
         UserError: no such layers or pooling, or `out` was begun with others.
     """
-    if pool not in _POOLS:
-        raise UserError(f"pool {pool!r}: one of {', '.join(_POOLS)}")
+    if pool not in POOLS:
+        raise UserError(f"pool {pool!r}: one of {', '.join(POOLS)}")
     chosen = pick_layers(layers, loaded.model.size.layers)
     rows = np.flatnonzero(dataset.column("crop") == 0)
     clips = item_clips(dataset, rows, loaded.frames)
@@ -53,7 +49,7 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
                 path = out / f"{number:05d}.safetensors"
                 if not path.exists():
                     states = {
-                        f"layer_{layer}": _POOLS[pool](hidden).contiguous().cpu()
+                        f"layer_{layer}": POOLS[pool](hidden).contiguous().cpu()
                         for layer, hidden in features(rows).items()
                     }
                     partial = out / f".{path.name}.partial"

@@ -1,0 +1,131 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import make_dataset, make_videos, save_tokenizer
+from toto.errors import UserError
+from toto.models.llama import Llama
+from toto.models.sizes import LlamaSize
+from toto.probing.clips import probe_splits
+from toto.probing.config import ProbeTraining
+from toto.tasks.actions import probe_actions
+from toto.tasks.images import probe_images
+from toto.tokens.store import TokenDataset
+from toto.tokens.vocabulary import IMAGES, VIDEO
+
+TRAINING = ProbeTraining(
+    epochs=12,
+    batch=16,
+    probes=("mean", "attention"),
+    learning_rates=(1e-3, 2e-2),
+    weight_decays=(0.1,),
+    held_out=0.3,
+)
+CLASSES = ("black", "blue", "green", "red", "white", "yellow")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> TokenDataset:
+    """Pictures of noise on six colours, in folders by split and class, and a few videos of one."""
+    folder = tmp_path_factory.mktemp("recognition")
+    random = np.random.default_rng(0)
+    for name in CLASSES:
+        colour = np.array(Image.new("RGB", (8, 8), name), np.int64)
+        for split, count in (("train", 24), ("val", 6)):
+            (folder / "source" / split / name).mkdir(parents=True)
+            for i in range(count):
+                noisy = (colour + random.integers(-30, 31, (8, 8, 3))).clip(0, 255)
+                path = folder / "source" / split / name / f"{i}.png"
+                Image.fromarray(noisy.astype(np.uint8)).save(path)
+    make_videos(folder / "source" / "train" / "red", [4, 5])
+    tokenizer = save_tokenizer(folder / "tokenizer")
+    return make_dataset(folder / "source", tokenizer, folder / "data")
+
+
+@pytest.fixture(scope="module")
+def model(data) -> Llama:
+    torch.manual_seed(0)
+    size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
+    return Llama(size, data.vocabulary.size).eval().requires_grad_(False)
+
+
+def test_an_image_is_its_start_and_its_codes(data):
+    train, chosen_by, test, classes = probe_splits(data, 0.3, 1, "image")
+    assert classes == list(CLASSES)
+    assert len(train) + len(chosen_by) == 6 * 24 and len(test) == 6 * 6
+    for part in (train, chosen_by, test):
+        assert part.tokens.shape == (len(part), 1 + 4 + 1)
+        for tokens, item in zip(part.tokens.tolist(), part.items, strict=True):
+            assert item.kind == "image"
+            assert tokens == [IMAGES, *(data.codes(item).ravel() + 4).tolist(), 2]
+    with pytest.raises(UserError, match="too few labelled videos"):
+        probe_splits(data, 0.3, 4, "video")
+    assert VIDEO not in train.tokens[:, 0]
+
+
+def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path):
+    result = probe_images(model, data, tmp_path / "out", TRAINING)
+    assert result.accuracy > 0.5 > result.chance == pytest.approx(1 / 6)
+    assert min(result.pixels, result.pixels_linear) > 0.5
+    low, high = result.interval
+    assert low <= result.accuracy <= high
+    assert result.top5 is not None and result.top5 >= result.accuracy
+    # What is chosen is best on the held-out clips, whatever the test clips say.
+    assert set(result.curves) == {"mean", "attention"}
+    for curve in (*result.curves.values(), result.knn):
+        assert len(curve.held_out_accuracy) == len(curve.test_accuracy) == 3
+    best = {name: max(curve.held_out_accuracy) for name, curve in result.curves.items()}
+    chosen = result.curves[result.probe]
+    assert best[result.probe] == max(best.values())
+    assert chosen.held_out_accuracy[result.best_layer] == best[result.probe]
+    assert chosen.test_accuracy[result.best_layer] == result.accuracy
+    assert set(chosen.learning_rates) <= {1e-3, 2e-2}
+    confusion = np.array(result.confusion)
+    assert confusion.sum() == result.clips[2] == 36
+    assert confusion.diagonal().sum() / 36 == pytest.approx(result.accuracy)
+    assert result.mean_per_class == pytest.approx(result.accuracy)  # as many clips of each class
+    # The pictures differ by colour alone, so that the nearest ones are of the same class.
+    assert max(result.knn.test_accuracy) > 0.5
+    table = result.table()
+    assert f"layer  1  {chosen.test_accuracy[1]:6.1%}" in table
+    assert "Table 7" in table and "Table 8" not in table
+
+
+def test_a_result_is_there_to_stay(data, model, tmp_path):
+    brief = replace(TRAINING, epochs=1)
+    result = probe_images(model, data, tmp_path, brief)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert probe_images(model, data, tmp_path, brief) == result
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {p.name for p in before if before[p] != after[p]} <= {".lock"}
+    (tmp_path / "result.json").unlink()  # as if it had been killed before the end
+    assert probe_images(model, data, tmp_path, brief) == result
+    assert json.loads((tmp_path / "result.json").read_text())["probe"] == result.probe
+    with pytest.raises(UserError, match="begun with other settings"):
+        probe_images(model, data, tmp_path, TRAINING)
+
+
+def test_test_items_without_labels_leave_the_validation_to_test_on(tmp_path):
+    rows = ["path,label,split"]
+    for split, count in (("train", 12), ("val", 2), ("test", 3)):
+        for i, name in enumerate(("cat", "dog")):
+            make_videos(tmp_path / "videos" / split / name, [4] * count, seed=i)
+            label = "" if split == "test" else name
+            rows += [
+                f"videos/{split}/{name}/video{n:03d}.mp4,{label},{split}" for n in range(count)
+            ]
+    (tmp_path / "all.csv").write_text("\n".join(rows))
+    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    data = make_dataset(tmp_path / "all.csv", tokenizer, tmp_path / "data")
+    *_, test, classes = probe_splits(data, 0.3, 4)
+    assert classes == ["cat", "dog"]
+    assert [item.split for item in test.items] == ["val"] * 4
+
+
+def test_heads_divide_the_width(data, model, tmp_path):
+    with pytest.raises(UserError, match="3 probe heads do not divide the model's width 16"):
+        probe_actions(model, data, 4, tmp_path, replace(TRAINING, heads=3))

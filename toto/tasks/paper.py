@@ -1,0 +1,22 @@
+"""What the paper reports of the same questions, to be printed beside a result and marked."""
+
+from toto.tokens.vocabulary import Kind
+
+PAPER: dict[Kind, list[str]] = {
+    "video": [
+        "Kinetics-400, attention probe, multi-view test (Table 8): base 59.3%, large 65.3%, "
+        "1b 74.4%",
+        "the same, other encoders (Table 8): I-JEPA 74.5%, VideoMAE 79.8%, MVD 79.4%, "
+        "Hiera 77.0%, InternVideo 73.7%, OpenCLIP 83.3%, DINOv2 84.4%",
+        "Kinetics-400, cross-attention and MLP (Table 16, second-hand): base 61.2%, large 65.8%, "
+        "1b 74.8%",
+    ],
+    "image": [
+        "ImageNet top-1, attention probe, 256 px (Table 7): base 64.7%, large 71.1%, 1b 75.3%",
+        "the same, other encoders (Table 7): DINO 80.1%, DINOv2 86.4%, BEiT-L 62.2%, "
+        "AIM-1B 80.6%, MAE-H 80.9%",
+        "the same by a linear probe (Table 7): SimCLR 74.2%, BYOL 77.4%, SwAV 73.5%, "
+        "iGPT-L 65.2%, iGPT-XL 72.0%",
+        "ImageNet top-1, large, 128 px (Table 5): average pooling 53.2%, attention pooling 61.1%",
+    ],
+}

@@ -1,0 +1,124 @@
+"""What probes tell of a model: accuracy by layer, with intervals, as JSON and as a table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+# Resamples of the test clips, and the part of them that an interval leaves out on each side.
+_RESAMPLES, _TAIL = 2000, 0.025
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One kind of probe over the layers, at what was chosen for each on the held-out clips."""
+
+    held_out_accuracy: list[float]
+    test_accuracy: list[float]
+    test_top5: list[float] | None
+    """None where there are not more than five classes"""
+    learning_rates: list[float]
+    weight_decays: list[float]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracy of the probes on the test clips; all that is chosen is chosen on others."""
+
+    classes: list[str]
+    clips: list[int]
+    """clips to train on, to choose by, and to test on; an image is a clip of one frame"""
+    probe: str
+    """the kind of probe that is best on the held-out clips"""
+    best_layer: int
+    """its best layer there"""
+    held_out_accuracy: list[float]
+    """of that kind by layer, on clips of the training part, at each layer's best settings"""
+    test_accuracy: list[float]
+    """of that kind by layer, on the test clips, at the settings chosen on the held-out ones"""
+    accuracy: float
+    """test accuracy of the best layer"""
+    interval: tuple[float, float]
+    """95 % bootstrap interval of it, over the test clips"""
+    top5: float | None
+    """how often the class is among its five likeliest; None where there are no more classes"""
+    mean_per_class: float
+    """mean over the classes of the accuracy on their clips"""
+    mean_per_class_interval: tuple[float, float]
+    confusion: list[list[int]]
+    """test clips by class, and by what the best layer's probe takes them for"""
+    curves: dict[str, Curve]
+    """by kind of probe"""
+    knn: Curve
+    """the 20 nearest training clips by the mean of their states"""
+    chance: float
+    """test accuracy of always guessing the most frequent class of training"""
+    pixels: float
+    """test accuracy of the same attention probe on pixels, average-pooled to a colour a code"""
+    pixels_linear: float
+    """test accuracy of a linear classifier that knows the place of each of these colours"""
+    paper: list[str]
+    """what the paper reports of the same task, on other data"""
+
+    def table(self) -> str:
+        """The result in words, beside what the paper reports."""
+        rows = [f"{len(self.classes)} classes, {self.clips[2]} test clips"]
+        rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
+        columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
+        rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())
+        for layer in range(len(self.test_accuracy)):
+            values = (f"{curve.test_accuracy[layer]:6.1%}" for curve in columns.values())
+            mark = "<- chosen on held-out clips of train" if layer == self.best_layer else ""
+            rows.append(f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip())
+        rows.append(f"  chosen    {self.accuracy:6.1%}  {_span(self.interval)} (95%, bootstrap)")
+        if self.top5 is not None:
+            rows.append(f"  top-5     {self.top5:6.1%}")
+        spread = _span(self.mean_per_class_interval)
+        rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
+        rows.append(f"  pixels    {self.pixels:6.1%}  by attention pooling")
+        rows.append(f"            {self.pixels_linear:6.1%}  by a linear classifier of all places")
+        rows.append(f"  chance    {self.chance:6.1%}")
+        rows.append("  the paper, on its own data:")
+        return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+
+
+def confusion_matrix(
+    labels: Int[np.ndarray, " clips"], guesses: Int[np.ndarray, " clips"], classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """How many clips of each class (row) are taken for each class (column)."""
+    counts = np.bincount(labels * classes + guesses, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def mean_per_class(confusion: Int[np.ndarray, "classes classes"]) -> float:
+    """Mean accuracy of the classes that occur."""
+    totals = confusion.sum(1)
+    return float((confusion.diagonal()[totals > 0] / totals[totals > 0]).mean())
+
+
+def intervals(
+    confusion: Int[np.ndarray, "classes classes"], seed: int = 0
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % bootstrap intervals over the clips: of the accuracy, and of its mean over the classes.
+
+    A resample counts how often each class is taken for itself and for another: the counts of as
+    many draws with replacement are multinomial.
+    """
+    right = confusion.diagonal()
+    cells = np.stack((right, confusion.sum(1) - right))
+    clips = int(cells.sum())
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(clips, cells.ravel() / clips, _RESAMPLES).reshape(_RESAMPLES, 2, -1)
+    right, totals = drawn[:, 0], drawn.sum(1)
+    with np.errstate(invalid="ignore"):  # a class of few clips can miss a resample
+        per_class = np.nanmean(right / totals, axis=1)
+    return _interval(right.sum(1) / clips), _interval(per_class)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, (_TAIL, 1 - _TAIL))
+    return float(low), float(high)
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f}-{interval[1]:.1%}"
