@@ -151,7 +151,7 @@ def test_inspect(folder):
     for path, words in (
         ("run", "pretrain run, step 3 of 3"),
         ("run/model", "width 16, 2 layers, 2 heads"),
-        ("tok", "tokenizer run, step 3 of 3"),
+        ("tok", "dvae run, step 3 of 3"),
         ("tok/tokenizer", "tokenizer dvae"),
         (VIDEO, "video, 32x32, 13 frames, 30 frames/s"),
     ):
@@ -384,7 +384,7 @@ MISTAKES = {
     "pretrain demo --run new --data tokens tokens --weights 1": ["1 weights", "2 data sets"],
     "pretrain demo --run new --data tokens foreign": ["tokens", "foreign", "cannot be mixed"],
     "pretrain demo --run run --data tokens --steps 4": ["run", "steps", "3"],
-    "pretrain demo --run tok --data tokens": ["tok", "another kind: tokenizer"],
+    "pretrain demo --run tok --data tokens": ["tok", "another kind: dvae"],
     "plan lrage --gpu h100": ["'lrage'", "did you mean 'large'?"],
     "plan large": ["--gpu"],
     "plan large --gpu h20": ["unknown GPU 'h20'", "did you mean 'h200'?"],
@@ -471,6 +471,8 @@ def documented(kind: type) -> dict[str, str]:
     """The text below each field of a dataclass, read from its source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
     texts = {}
+    for base in filter(dataclasses.is_dataclass, kind.__bases__):
+        texts |= documented(base)
     for statement, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign):
             is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
@@ -518,10 +520,11 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         return {name: settings | {option: own[option] for option in ("--videos", "--out")}}
     recipes = {"pretrain": cli.pretrain_recipes, "tokenizer train": cli.tokenizer_recipes}
     if name in recipes:
-        kind = cli.Pretrain if name == "pretrain" else cli.TrainDVAE
-        options = options_of(kind, "", flat=True) | {"--run": "folder of the run"}
-        resume = {f"{name} --resume": {"RUN": "folder of the run"}}
-        return {f"{name} {recipe}": options for recipe in recipes[name].RECIPES} | resume
+        run = {"--run": "folder of the run"}
+        pages = {f"{name} --resume": {"RUN": "folder of the run"}}
+        for recipe, make in recipes[name].RECIPES.items():
+            pages[f"{name} {recipe}"] = options_of(type(make()), "", flat=True) | run
+        return pages
     if name == "plan":
         kind = cli._Planned
         options = options_of(cli.Pretrain, "", flat=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional
 
 from toto.errors import MediaError, UserError, at_least, unknown
 from toto.media.view import LIMITS, Limits
@@ -24,7 +24,7 @@ from toto.recipes import tokenizer as tokenizer_recipes
 from toto.recipes.demo import Demo
 from toto.studies.config import MupStudy
 from toto.tokens.config import Ingest
-from toto.training.config import Pretrain, TrainDVAE
+from toto.training.config import Pretrain, TrainDVAE, TrainVQGAN
 
 # What a machine, and no mistake or bug, does to a run.
 _MACHINE = {
@@ -163,7 +163,7 @@ class _Pretrain:
 @dataclass(frozen=True)
 class _TrainTokenizer:
     result: ClassVar[str] = "tokenizer"
-    recipe: OmitArgPrefixes[TrainDVAE]
+    recipe: OmitArgPrefixes[AvoidSubcommands[TrainDVAE | TrainVQGAN]]
     run: Path
     """folder of the run; begun there before, it goes on"""
     workers: int = 2
@@ -323,7 +323,7 @@ def tokenize(
     print(out)
 
 
-def convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
+def tokenizer_convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
     """Make a tokenizer of OpenAI's pickled dVAE; nothing in the pickles runs.
 
     Args:
@@ -337,7 +337,27 @@ def convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
     print(out)
 
 
-def fetch_dalle(
+def tokenizer_convert_taming(
+    checkpoint: Annotated[Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    out: Path,
+    config: Path | None = None,
+    perceptual: Path | None = None,
+) -> None:
+    """Make a tokenizer of a VQGAN checkpoint of CompVis or LlamaGen; nothing in it runs.
+
+    Args:
+        checkpoint: what torch.save wrote, like last.ckpt or vq_ds16_c2i.pt
+        out: folder of the tokenizer
+        config: the model.yaml beside it, for a check; the weights say what their shape is
+        perceptual: file to write the weights of LPIPS to, which CompVis' checkpoints hold beside
+    """
+    from toto.tokenizers.taming import convert_taming as run
+
+    run(checkpoint, config, out, perceptual)
+    print(out)
+
+
+def tokenizer_fetch_dalle(
     out: Path,
     encoder: str = "https://cdn.openai.com/dall-e/encoder.pkl",
     decoder: str = "https://cdn.openai.com/dall-e/decoder.pkl",
@@ -696,8 +716,9 @@ COMMANDS: dict[str, Command] = {
         _TrainTokenizer,
         tokenizer_recipes.RECIPES,
     ),
-    "tokenizer convert dalle": _command(convert_dalle),
-    "tokenizer fetch dalle": _command(fetch_dalle),
+    "tokenizer convert dalle": _command(tokenizer_convert_dalle),
+    "tokenizer convert taming": _command(tokenizer_convert_taming),
+    "tokenizer fetch dalle": _command(tokenizer_fetch_dalle),
     "tokenizer eval": _command(tokenizer_eval),
     "tokenize": _command(tokenize),
     "manifest": _command(manifest),

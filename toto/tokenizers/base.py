@@ -209,8 +209,9 @@ def load_tokenizer(
         UserError: the folder holds no tokenizer, or one of a kind that is not known.
     """
     from toto.tokenizers.dvae import DVAE
+    from toto.tokenizers.vqgan import VQGAN
 
-    kinds = {"dvae": DVAE}
+    kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "vqgan": VQGAN}
     kind = read_json(folder / "config.json", "a tokenizer").get("kind")
     if kind not in kinds:
         raise unknown("kind of tokenizer", str(kind), kinds)

@@ -3,9 +3,8 @@
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,9 @@ from torch.optim import Optimizer
 from toto.training.config import Loop
 from toto.training.objectives.base import Objective, Phase
 from toto.training.parallel import World, is_sharded
+
+# It warns, in whichever thread, of what it was told.
+warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
 Optimizers = Sequence[tuple[Phase, Optimizer]]
 
@@ -52,13 +54,12 @@ class Checkpoints:
         if not steps:
             return 0
         state = self._state()
-        with _quietly():
-            dcp.load(
-                state,
-                checkpoint_id=self._path(max(steps)),
-                process_group=self.group,
-                no_dist=not self.sharded,
-            )
+        dcp.load(
+            state,
+            checkpoint_id=self._path(max(steps)),
+            process_group=self.group,
+            no_dist=not self.sharded,
+        )
         set_model_state_dict(self.objective.modules, state["modules"])
         for phase, optimizer in self.optimizers:
             set_optimizer_state_dict(phase.module, optimizer, state["optimizers"][phase.name])
@@ -77,13 +78,12 @@ class Checkpoints:
         if self.world.is_first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)  # others may have come first
-        with _quietly():
-            written = dcp.async_save(
-                self._state(),
-                checkpoint_id=partial,
-                process_group=self.group,
-                no_dist=not self.sharded,
-            )
+        written = dcp.async_save(
+            self._state(),
+            checkpoint_id=partial,
+            process_group=self.group,
+            no_dist=not self.sharded,
+        )
         self.pending = self.thread.submit(self._complete, written, partial, self._path(step))
 
     def finish(self) -> None:
@@ -146,11 +146,3 @@ class Checkpoints:
             return []
         matches = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    # It warns of what it was told.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield

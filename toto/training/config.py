@@ -6,7 +6,7 @@ from typing import Literal
 
 from toto.errors import UserError, at_least
 from toto.models.sizes import LlamaSize
-from toto.tokenizers.sizes import DVAESize
+from toto.tokenizers.sizes import DVAESize, VQGANSize
 
 Precision = Literal["auto", "bf16", "fp32"]
 Sharding = Literal["none", "node", "all"]
@@ -137,10 +137,10 @@ class Pretrain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDVAE:
-    """Training of a discrete VAE on the frames of a source (Ramesh et al. 2021, section 2.1)."""
+class TrainTokenizer:
+    """Training of a tokenizer on the frames of a source."""
 
-    tokenizer: DVAESize
+    tokenizer: DVAESize | VQGANSize
     """shape of the tokenizer"""
     loop: Loop
     """the training loop"""
@@ -160,21 +160,6 @@ class TrainDVAE:
     """frames in a step"""
     micro_batch: int = 8
     """frames in one forward pass; gradients of batch / micro_batch of them add up"""
-    init_frames: int = 0
-    """frames whose features are clustered to begin the codes with; 0 begins with random weights"""
-    temperature: tuple[float, float] = (1.0, 1 / 16)
-    """temperature of the Gumbel-softmax at the first step and after temperature_steps"""
-    temperature_steps: int = 150_000
-    """steps of the cosine between the two temperatures"""
-    kl_weight: float = 6.6
-    """final weight of the KL from each place's posterior to the uniform prior"""
-    kl_steps: int = 5000
-    """steps of the cosine from 0 to kl_weight"""
-    usage_weight: float = 0.0
-    """weight of the KL from the mean posterior of a micro-batch to the uniform prior"""
-    least_log_scale: float = -20.0
-    """lower bound of the likelihood's log scale: a higher one keeps flat backgrounds, which can be
-    predicted almost exactly, from outweighing everything else"""
     ema_decay: float = 0.999
     """decay of the running mean of the weights, which is what is saved"""
     validation_frames: int = 512
@@ -195,3 +180,55 @@ class TrainDVAE:
             raise UserError(
                 f"size {self.size} is no multiple of the {self.tokenizer.downsample} pixels a code"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDVAE(TrainTokenizer):
+    """Training of a discrete VAE (Ramesh et al. 2021, section 2.1)."""
+
+    tokenizer: DVAESize
+    """shape of the tokenizer"""
+    init_frames: int = 0
+    """frames whose features are clustered to begin the codes with; 0 begins with random weights"""
+    temperature: tuple[float, float] = (1.0, 1 / 16)
+    """temperature of the Gumbel-softmax at the first step and after temperature_steps"""
+    temperature_steps: int = 150_000
+    """steps of the cosine between the two temperatures"""
+    kl_weight: float = 6.6
+    """final weight of the KL from each place's posterior to the uniform prior"""
+    kl_steps: int = 5000
+    """steps of the cosine from 0 to kl_weight"""
+    usage_weight: float = 0.0
+    """weight of the KL from the mean posterior of a micro-batch to the uniform prior"""
+    least_log_scale: float = -20.0
+    """lower bound of the likelihood's log scale: a higher one keeps flat backgrounds, which can be
+    predicted almost exactly, from outweighing everything else"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVQGAN(TrainTokenizer):
+    """Training of a VQGAN (Esser et al. 2021; the defaults are CompVis')."""
+
+    tokenizer: VQGANSize
+    """shape of the tokenizer"""
+    perceptual: Path | None = None
+    """weights of LPIPS, which then adds to the absolute error; none is without"""
+    perceptual_weight: float = 1.0
+    """weight of LPIPS beside the absolute error"""
+    commitment_weight: float = 1.0
+    """weight of the latents' squared distance to their codes, which draws the latents"""
+    codebook_weight: float = 0.25
+    """weight of the same distance, which draws the codes"""
+    revive_every: int = 0
+    """steps between looks at which codes are used; those that are not are put where latents are far
+    from theirs; 0 never looks"""
+    revive_frames: int = 64
+    """frames that are looked at"""
+    adversarial_weight: float = 0.8
+    """weight of the discriminator's opinion, once it pulls as hard as the reconstruction's error"""
+    adversarial_start: int = 250_001
+    """step from which on there is a discriminator"""
+    discriminator_width: int = 64
+    """channels after its first convolution; each further one doubles them, up to eightfold"""
+    discriminator_layers: int = 3
+    """its convolutions that halve the resolution"""

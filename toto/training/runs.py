@@ -20,15 +20,18 @@ from toto.progress import console
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import Manifest, in_validation
 from toto.tokens.store import TokenDataset
-from toto.training.config import Pretrain, TrainDVAE
+from toto.training.config import Pretrain, TrainDVAE, TrainTokenizer, TrainVQGAN
 from toto.training.device import pick_device
 from toto.training.initial import check_init_from
 from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
+from toto.training.objectives.vqgan import TrainVQGANObjective
 from toto.training.parallel import World, in_turn, join_world
 
-_PRETRAIN, _TOKENIZER = "pretrain", "tokenizer"
+# What config.json calls a run, by its recipe.
+_KINDS = {"pretrain": Pretrain, "dvae": TrainDVAE, "vqgan": TrainVQGAN}
+_OBJECTIVES = {TrainDVAE: TrainDVAEObjective, TrainVQGAN: TrainVQGANObjective}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
     """
     device = pick_device(config.loop.device)
     with join_world(device) as world, _one_writer(run, world):
-        _check_shares(config.batch, config.micro_batch, "sequences", world)
+        shares = _shares(config.batch, config.micro_batch, "sequences", world)
         manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
         with (
@@ -66,10 +69,12 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
         ):
             check_init_from(config, seen.vocabulary.size, manifests.train.tokenizer)
             objective = NextToken(config, seen, held_out)
+            if world.is_first:
+                console.print(shares)
             train(objective, config.loop, run, "pre-train", world, profile)
 
 
-def train_tokenizer(config: TrainDVAE, run: Path, workers: int, profile: bool = False) -> None:
+def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bool = False) -> None:
     """Begin or continue the training of a tokenizer in `run`; `run/tokenizer` is the result.
 
     Raises:
@@ -81,9 +86,11 @@ def train_tokenizer(config: TrainDVAE, run: Path, workers: int, profile: bool = 
     if not config.source:
         raise UserError("no source is given: a folder, a file, or a CSV file")
     with join_world(device) as world, _one_writer(run, world):
-        _check_shares(config.batch, config.micro_batch, "frames", world)
+        shares = _shares(config.batch, config.micro_batch, "frames", world)
         pools = in_turn(world, lambda: _pools(config, run, workers))
-        objective = TrainDVAEObjective(config, *pools)
+        objective = _OBJECTIVES[type(config)](config, *pools)
+        if world.is_first:
+            console.print(shares)
         train(objective, config.loop, run, "train tokenizer", world, profile)
 
 
@@ -95,12 +102,14 @@ def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
     """
     values = read_json(run / "config.json", "a run")
     where = f"{run}/config.json"
-    if values.get("kind") not in (_PRETRAIN, _TOKENIZER) or "recipe" not in values:
+    if values.get("kind") not in _KINDS or "recipe" not in values:
         raise UserError(f"{run} is no run that can be continued")
-    if values["kind"] == _PRETRAIN:
-        pretrain(from_dict(Pretrain, values["recipe"], where), run, workers, profile)
+    kind: type[Pretrain | TrainTokenizer] = _KINDS[values["kind"]]
+    recipe = from_dict(kind, values["recipe"], where)
+    if isinstance(recipe, Pretrain):
+        pretrain(recipe, run, workers, profile)
     else:
-        train_tokenizer(from_dict(TrainDVAE, values["recipe"], where), run, workers, profile)
+        train_tokenizer(recipe, run, workers, profile)
 
 
 @contextmanager
@@ -110,22 +119,23 @@ def _one_writer(run: Path, world: World) -> Iterator[None]:
         yield
 
 
-def _check_shares(batch: int, micro_batch: int, what: str, world: World) -> None:
-    """Refuse a step that the processes cannot share; say how they do."""
+def _shares(batch: int, micro_batch: int, what: str, world: World) -> str:
+    """How the processes share a step, in words.
+
+    Raises:
+        UserError: they cannot.
+    """
     each = micro_batch * world.size
     if batch % each:
         raise UserError(
             f"batch {batch} is no multiple of micro_batch {micro_batch} x {world.size} processes"
         )
-    if world.is_first:
-        console.print(
-            f"a step: {batch} {what} = {world.size} processes x {batch // each} x {micro_batch}"
-        )
+    return f"a step: {batch} {what} = {world.size} processes x {batch // each} x {micro_batch}"
 
 
 def _frozen(config: Pretrain, run: Path) -> _Manifests:
     if (run / "config.json").exists():
-        values = _begin(_PRETRAIN, config, run, {})
+        values = _begin(config, run, {})
         return from_dict(_Manifests, values["manifests"], f"{run}/config.json")
     datasets = [TokenDataset(path) for path in config.data]
     manifests = _Manifests(
@@ -141,14 +151,14 @@ def _frozen(config: Pretrain, run: Path) -> _Manifests:
             for split in ("train", "validation")
         )
     )
-    _begin(_PRETRAIN, config, run, {"manifests": to_dict(manifests)})
+    _begin(config, run, {"manifests": to_dict(manifests)})
     return manifests
 
 
-def _pools(config: TrainDVAE, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
+def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames to train on and to validate on."""
     items = read_sources(config.source, run)
-    _begin(_TOKENIZER, config, run, {})
+    _begin(config, run, {})
     # A source too small to spare an item is validated on what it is trained on.
     held_out = [item for item in items if in_validation(item.key, config.held_out)] or items
     kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
@@ -160,8 +170,9 @@ def _pools(config: TrainDVAE, run: Path, workers: int) -> tuple[np.ndarray, np.n
     )
 
 
-def _begin(kind: str, config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:
+def _begin(config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:
     """Write config.json, or check that the run was begun with the same recipe."""
+    (kind,) = (name for name, recipe in _KINDS.items() if recipe is type(config))
     path = run / "config.json"
     values = {"kind": kind, "recipe": to_dict(config)}
     if not path.exists():
