@@ -142,7 +142,7 @@ def data(loader: dict[str, Any]) -> str:
         f"{loader['peer_value'] / 1e6:,.0f} million |",
         f"| opening {opened['items'] / 1e6:.0f} million items | {opened['seconds']:.1f} s, "
         f"{opened['peak_mib']:,.0f} MiB | |",
-        f"| ingest, decoded frames/s ({ingest['rows']['files']} {ingest['rows']['media']} videos) "
+        f"| ingest, source frames/s ({ingest['rows']['files']} {ingest['rows']['media']} videos) "
         f"| {ingest['value']:,.0f} | bare decoding {ingest['peer_value']:,.0f} |",
         f"| embedded world, CATER look-alike at 128 px, frames/s of a core | {world['value']:,.0f} "
         "| |",
