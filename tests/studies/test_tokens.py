@@ -150,6 +150,7 @@ def test_what_cannot_be_studied(tmp_path):
 
 _PEAK = """
 import sys
+from pathlib import Path
 from toto.studies.tokens import study_tokens
 
 def peak():
