@@ -238,6 +238,14 @@ def test_files_that_are_cut_short_are_refused(tmp_path, zipped):
         refusal(path)
 
 
+def test_an_archive_that_points_to_before_its_beginning_is_damaged(tmp_path):
+    path = save({"a": torch.randn(4)}, tmp_path / "a", True)
+    damaged = bytearray(path.read_bytes())
+    damaged[-46] = 255
+    path.write_bytes(damaged)
+    assert "is damaged: " in refusal(path)
+
+
 @BOTH
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,6 +6,7 @@ with whatever arguments is an object that holds attributes. All else is refused 
 Nothing is allocated that the file is not large enough to fill.
 """
 
+import errno
 import pickle
 import pickletools
 import struct
@@ -74,9 +75,10 @@ def load_pickle(path: Path, allowed: Collection[str]) -> Any:
         raise UserError(f"{path}: {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except OSError:
-        raise
     except Exception as error:  # damaged bytes can make the machine stumble over anything
+        # Seeking to before the beginning is their doing too; other failures are the machine's own.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged: {type(error).__name__}: {reason}") from error
 
