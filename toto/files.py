@@ -56,6 +56,16 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         partial.rename(path)
 
 
+def refuse_occupied(out: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        UserError: `out` is a file, or a folder that holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} holds something already: choose another folder")
+
+
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` against a second writer; the lock ends with the process, however it ends.

@@ -117,7 +117,7 @@ def training_memory(
     block, again = block_activations(size, bf16, compiled), int(size.layers * recompute)
     kept = (size.layers - again) * block + again * 4 * size.width + (block if again else 0)
     # What the last norm and the head read.
-    kept += (4 if not (bf16 and compiled) else 2) * size.width + (2 if bf16 else 4) * size.width
+    kept += ((2 if bf16 and compiled else 4) + (2 if bf16 else 4)) * size.width
     return Memory(
         weights=-(-4 * parameters // shards),
         gradients=-(-4 * parameters // shards),

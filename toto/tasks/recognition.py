@@ -75,7 +75,8 @@ def recognise(
         means, kept = passing.means(config.batch)
         knn = Neighbours(means, labels[0][kept], len(classes))
         held_out = _accuracies(labelled[1], labelled[1].predictions(knn, config.batch))
-        held_out |= {name: a[probes.chosen()[name]] for name, a in probes.accuracy.items()}
+        chosen = probes.chosen()
+        held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
         guesses = _read(probes, labelled[2], knn)
         pixels = _pixel_accuracies(parts, labels, len(classes), dataset, frames, out, config, model)
         curves = {

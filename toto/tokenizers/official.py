@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.files import folder_atomically, only_writer
+from toto.files import folder_atomically, only_writer, refuse_occupied
 from toto.tokenizers.download import download
 from toto.tokenizers.dvae import DVAE, ResidualBlock
 from toto.tokenizers.pickles import Inert, describe, load_pickle
@@ -75,16 +75,6 @@ def fetch_dalle(out: Path, encoder: str, decoder: str) -> None:
             shutil.rmtree(folder)  # going on with other files would end here again
             raise
         shutil.rmtree(folder)
-
-
-def refuse_occupied(out: Path) -> None:
-    """Refuse to write a tokenizer over anything.
-
-    Raises:
-        UserError: `out` is a file, or a folder that holds something.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} holds something already: choose another folder")
 
 
 def _read(path: Path, expected: str) -> Inert:

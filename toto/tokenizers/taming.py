@@ -11,8 +11,7 @@ from torch import Tensor
 
 from toto.config import differences, from_dict, to_dict
 from toto.errors import UserError
-from toto.files import folder_atomically, write_atomically
-from toto.tokenizers.official import refuse_occupied
+from toto.files import folder_atomically, refuse_occupied, write_atomically
 from toto.tokenizers.pickles import describe, load_pickle
 from toto.tokenizers.sizes import VQGANSize
 from toto.tokenizers.vqgan import VQGAN

@@ -77,10 +77,15 @@ def round_hidden(modules: nn.Module) -> None:
             module.register_forward_hook(rounded)
 
 
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """What is repeated in a module: the members of its lists."""
+    lists = (child for child in module.modules() if isinstance(child, nn.ModuleList))
+    return [block for blocks in lists for block in blocks]
+
+
 def recompute(modules: nn.Module, part: float) -> None:
     """Have `part` of the blocks, spread evenly, compute their activations again in the backward."""
-    blocks = [b for child in modules.modules() if isinstance(child, nn.ModuleList) for b in child]
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(blocks_of(modules)):
         if int((i + 1) * part) > int(i * part):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 

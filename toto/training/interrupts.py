@@ -1,7 +1,7 @@
 """Signals that ask a run to stop."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Interrupted(SystemExit):
@@ -24,12 +24,7 @@ class Interrupts:
         self.before = {s: signal.signal(s, self._note) for s in self.signals}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
 

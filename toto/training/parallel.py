@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from toto.errors import UserError
 from toto.training.config import Sharding
+from toto.training.device import blocks_of
 
 Result = TypeVar("Result")
 
@@ -150,8 +151,7 @@ def _mesh(device: torch.device, world: World, sharding: Sharding) -> DeviceMesh 
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """Each block by itself, so that only few are whole at a time; then what is left."""
-    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
-    for part in (*(block for blocks in lists for block in blocks), module):
+    for part in (*blocks_of(module), module):
         fully_shard(part, mesh=mesh)
     for sharded in _sharded(module):
         # Losses are shares of the whole step's: their gradients are added up, not averaged.

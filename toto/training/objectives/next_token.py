@@ -88,8 +88,6 @@ class NextToken(Objective):
     ) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of the step's loss; all that is logged is over codes alone."""
         sequences, sources, positions, codes = batch
-        # Lengths are few, numbers of pieces many.
-        torch._dynamo.mark_static(sequences, 1)
         losses, targets = self._losses(self.model, sequences)
         parts = self._parts(losses.detach(), targets, sources, len(self.train.names))
         return losses.sum() / positions, {"loss": parts["source_loss"][0].sum() / codes} | parts
@@ -106,8 +104,15 @@ class NextToken(Objective):
         if is_sharded(self.model):
             for block in self.model.model.layers:
                 block.compile()
-        else:
-            self._losses = torch.compile(token_losses, fullgraph=True)
+            return
+        compiled = torch.compile(token_losses, fullgraph=True)
+
+        def losses(model: Llama, sequences: Tensor) -> tuple[Tensor, Tensor]:
+            # Lengths are few, numbers of pieces many.
+            torch._dynamo.mark_static(sequences, 1)
+            return compiled(model, sequences)
+
+        self._losses = losses
 
     def validate(self, world: World = ALONE) -> dict[str, float]:
         """Loss over the codes of the validation sequences, whatever the curriculum.
@@ -116,7 +121,7 @@ class NextToken(Objective):
         """
         count = min(self.config.validation_sequences, self.held_out.clips)
         batch = min(self.config.micro_batch, count)
-        device = next(self.model.parameters()).device
+        device, known = next(self.model.parameters()).device, len(self.held_out.names)
         sums: dict[str, Tensor] = {}
         for start in range(0, count, batch * world.size):
             first = min(start + world.rank * batch, count - batch)
@@ -125,18 +130,21 @@ class NextToken(Objective):
             losses, targets = token_losses(self.model, tokens.to(device))
             sources = torch.from_numpy(self.held_out.source_numbers(first, batch))
             targets = targets.where(new.to(device)[:, None], PAD)
-            known = len(self.held_out.names)
             for name, part in self._parts(losses, targets, sources.to(device), known).items():
                 sums[name] = sums.get(name, 0) + part.double().cpu()
         return self._validation({name: total(world, part) for name, part in sums.items()})
 
     def save(self, run: Path, world: World = ALONE) -> None:
-        weights = {name: whole(value) for name, value in self.model.state_dict().items()}
+        weights = {}
+        for name, value in self.model.state_dict().items():
+            every = whole(value)  # by all processes, and kept by one
+            if world.is_first:
+                weights[name] = every.cpu()
         if not world.is_first:
             return
         with torch.device("meta"):
             model = Llama(self.config.model, self.model.vocabulary)
-        model.load_state_dict({n: value.cpu() for n, value in weights.items()}, assign=True)
+        model.load_state_dict(weights, assign=True)
         dataset = self.train.datasets[0]
         details = details_of(dataset, self.config.frames)
         save_model(model, details, dataset.tokenizer_folder, run / "model")

@@ -43,9 +43,8 @@ class TokenizerObjective(Objective):
             here = epochs == epoch
             key = key_of(self.seed, "frames", int(epoch))
             chosen[here] = permute(ranks[here], size, key)
-        frames = torch.from_numpy(self.train[np.sort(chosen)])
-        mine = world.share(self.batch)
-        return list(frames[mine.start : mine.stop].split(self.micro_batch))
+        mine = np.sort(chosen)[world.share(self.batch)]
+        return list(torch.from_numpy(self.train[mine]).split(self.micro_batch))
 
     def size(self, batch: Batch) -> int:
         return len(batch)
