@@ -22,16 +22,21 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
+from toto.cli import data, models, runs, studies, tokenizers
 from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
+from toto.recipes import pretrain as pretrain_recipes
+from toto.recipes import tokenizer as tokenizer_recipes
+from toto.recipes.demo import Demo
 from toto.tokenizers.base import load_tokenizer
 from toto.tokenizers.dvae import DVAE
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.loader import Sequences
 from toto.tokens.mixture import Manifest
+from toto.training.config import Pretrain
 
 # 24 videos of 4 kept frames of 32 px: 4x4 codes of 32.
 TOKENIZER = (
@@ -515,10 +520,10 @@ def arguments_of(function) -> dict[str, str]:
 def expected_options(name: str) -> dict[str, dict[str, str]]:
     """Each help page of a command, and the options that belong on it."""
     if name == "demo":
-        settings = options_of(cli.Demo, "", flat=False)
-        own = arguments_of(cli.demo)
+        settings = options_of(Demo, "", flat=False)
+        own = arguments_of(studies.demo)
         return {name: settings | {option: own[option] for option in ("--videos", "--out")}}
-    recipes = {"pretrain": cli.pretrain_recipes, "tokenizer train": cli.tokenizer_recipes}
+    recipes = {"pretrain": pretrain_recipes, "tokenizer train": tokenizer_recipes}
     if name in recipes:
         run = {"--run": "folder of the run"}
         pages = {f"{name} --resume": {"RUN": "folder of the run"}}
@@ -526,11 +531,13 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
             pages[f"{name} {recipe}"] = options_of(type(make()), "", flat=True) | run
         return pages
     if name == "plan":
-        kind = cli._Planned
-        options = options_of(cli.Pretrain, "", flat=True)
+        kind = runs._Planned
+        options = options_of(Pretrain, "", flat=True)
         options |= {f"--{field}": documented(kind)[field] for field in ("gpu", "gpus")}
-        return {f"{name} {recipe}": options for recipe in cli.pretrain_recipes.RECIPES}
-    return {name: arguments_of(getattr(cli, name.replace(" ", "_")))}
+        return {f"{name} {recipe}": options for recipe in pretrain_recipes.RECIPES}
+    function = name.replace(" ", "_")
+    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
+    return {name: arguments_of(getattr(module, function))}
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -599,7 +606,7 @@ def test_ctrl_c_outside_training(tmp_path):
 def test_an_unexpected_error_keeps_its_traceback(folder, tmp_path):
     """A bug, or a file of ours that something has damaged, is no mistake of the command line."""
     broken = tmp_path / "toto"
-    shutil.copytree(Path(cli.__file__).parent, broken)
+    shutil.copytree(Path(cli.__file__).parents[1], broken)
     (broken / "studies" / "inspect.py").write_text(
         "def describe(path, deep):\n    return 1 / 0\nsequences_at = describe\n"
     )

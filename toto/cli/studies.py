@@ -1,0 +1,85 @@
+"""Commands that study, and the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from toto.cli.parse import Command, command
+from toto.recipes import demo as demo_recipes
+from toto.recipes.demo import Demo
+from toto.studies.config import MupStudy
+
+
+def demo(
+    settings: Annotated[Demo, tyro.conf.arg(name="")] = demo_recipes.demo(),  # noqa: B008
+    videos: Path | None = None,
+    out: Path = Path("runs/demo"),
+) -> None:
+    """Do the main job in small: videos to a trained model and a report.
+
+    Args:
+        settings: what is made and trained
+        videos: a folder of videos of your own in place of the embedded world
+        out: folder to write to; begun there before, it goes on
+    """
+    from toto.demo import run_demo
+
+    print(run_demo(settings, videos, out))
+
+
+def study_mup(
+    out: Path,
+    settings: OmitArgPrefixes[MupStudy] = MupStudy(),  # noqa: B008
+) -> None:
+    """Check at small widths that muP keeps the best learning rate; see docs/mup.md.
+
+    Args:
+        out: folder to write to; begun there before, it goes on
+        settings: what is trained
+    """
+    from toto.studies.mup import study_mup as run
+
+    print(run(settings, out).text())
+    print(out)
+
+
+def study_curves(
+    run: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")], out: Path
+) -> None:
+    """Draw losses and gradient norms of pre-training runs; see docs/training.md.
+
+    Args:
+        run: folders of runs, under way or done
+        out: the picture to write, .svg
+    """
+    from toto.studies.curves import draw_curves
+
+    draw_curves(run, out)
+    print(out)
+
+
+def study_tokens(
+    dataset: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATASET")],
+    out: Path,
+) -> None:
+    """Count n-grams of codes, and what a code's neighbours say of it; see docs/tokenizers.md.
+
+    Args:
+        dataset: token data sets, one for each tokenizer that is compared
+        out: folder to write to; what was counted there is not counted again
+    """
+    from toto.studies.tokens import study_tokens as run
+
+    for found in run(dataset, out):
+        print(found.text())
+    print(out)
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": command(demo),
+    "study mup": command(study_mup),
+    "study tokens": command(study_tokens),
+    "study curves": command(study_curves),
+}

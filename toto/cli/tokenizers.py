@@ -1,0 +1,102 @@
+"""Commands that bring and judge tokenizers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from toto.cli.parse import Command, command
+
+
+def tokenizer_convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
+    """Make a tokenizer of OpenAI's pickled dVAE; nothing in the pickles runs.
+
+    Args:
+        encoder: encoder.pkl of the release
+        decoder: decoder.pkl of the release
+        out: folder of the tokenizer
+    """
+    from toto.tokenizers.official import convert_dalle as run
+
+    run(encoder, decoder, out)
+    print(out)
+
+
+def tokenizer_convert_taming(
+    checkpoint: Annotated[Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    out: Path,
+    config: Path | None = None,
+    perceptual: Path | None = None,
+) -> None:
+    """Make a tokenizer of a VQGAN checkpoint of CompVis or LlamaGen; nothing in it runs.
+
+    Args:
+        checkpoint: what torch.save wrote, like last.ckpt or vq_ds16_c2i.pt
+        out: folder of the tokenizer
+        config: the model.yaml beside it, for a check; the weights say what their shape is
+        perceptual: file to write the weights of LPIPS to, which CompVis' checkpoints hold beside
+    """
+    from toto.tokenizers.taming import convert_taming as run
+
+    run(checkpoint, config, out, perceptual)
+    print(out)
+
+
+def tokenizer_fetch_dalle(
+    out: Path,
+    encoder: str = "https://cdn.openai.com/dall-e/encoder.pkl",
+    decoder: str = "https://cdn.openai.com/dall-e/decoder.pkl",
+) -> None:
+    """Download OpenAI's dVAE, 390 MB, and make it a tokenizer.
+
+    Args:
+        out: folder of the tokenizer; a download that was broken off goes on
+        encoder: address of encoder.pkl
+        decoder: address of decoder.pkl
+    """
+    from toto.tokenizers.official import fetch_dalle as run
+
+    run(out, encoder, decoder)
+    print(out)
+
+
+def tokenizer_eval(
+    tokenizer: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENIZER")],
+    source: tuple[str, ...],
+    out: Path | None = None,
+    frames: int = 512,
+    size: int = 128,
+    batch: int = 32,
+    workers: int = 2,
+    device: str = "auto",
+) -> None:
+    """Say how good tokenizers are, side by side; see docs/tokenizers.md.
+
+    Args:
+        tokenizer: folders of tokenizers
+        source: what they are shown: folders, files, lists, see docs/data.md
+        out: folder to write tokenizers.json and reconstructions.png to
+        frames: how many frames, spread evenly over the items
+        size: side of the frames in pixels
+        batch: frames that are encoded and decoded at once
+        workers: processes that decode media
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    from toto.media.sources import read_sources
+    from toto.studies.tokenizers import evaluate
+    from toto.training.device import pick_device
+
+    items = read_sources(source, out)
+    picked = str(pick_device(device))
+    print(evaluate(tokenizer, items, out, frames, size, batch, workers, picked).text())
+    if out is not None:
+        print(out)
+
+
+COMMANDS: dict[str, Command] = {
+    "tokenizer convert dalle": command(tokenizer_convert_dalle),
+    "tokenizer convert taming": command(tokenizer_convert_taming),
+    "tokenizer fetch dalle": command(tokenizer_fetch_dalle),
+    "tokenizer eval": command(tokenizer_eval),
+}
