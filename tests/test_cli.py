@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import resource
 import shutil
 import signal
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
+from tests.commands import ENVIRONMENT, TOTO, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
 from toto.cli import data, models, runs, studies, tokenizers
@@ -601,6 +602,23 @@ def test_ctrl_c_outside_training(tmp_path):
     said = stop_when(making, lambda: videos.exists() and any(videos.iterdir()), signal.SIGINT)
     assert making.returncode == 130
     assert "Traceback" not in said and "toto: interrupted" in said
+
+
+def test_a_reader_may_leave_early(tmp_path):
+    command = f"{TOTO} plan base --gpus 8 --gpu h100 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    first, status = done.stdout.splitlines()
+    assert "parameters" in first and status in ("0", "141")  # 0: all was written before it left
+    assert not done.stderr
+
+    # A pipe that nobody reads at all.
+    read, write = os.pipe()
+    os.close(read)
+    left = subprocess.run([TOTO, "--help"], env=ENVIRONMENT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert left.returncode == 128 + signal.SIGPIPE and not left.stderr
 
 
 def test_an_unexpected_error_keeps_its_traceback(folder, tmp_path):

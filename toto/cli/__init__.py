@@ -1,6 +1,8 @@
 """The command line. Parses, calls, prints; what is heavy is imported inside the commands."""
 
 import errno
+import os
+import signal
 import sys
 
 from toto.cli import data, models, runs, studies, tokenizers
@@ -30,12 +32,17 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         _dispatch(arguments)
+        sys.stdout.flush()
     except (UserError, MediaError) as error:
         _stop(str(error), 2)
     except FloatingPointError as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted; run it again to continue", 130)
+    except BrokenPipeError:
+        # Whoever read it has read enough, as `head` does; what is left to write goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno in _PATHS:
             _stop(f"{error.filename}: {error.strerror}", 2)
