@@ -68,6 +68,7 @@ def tokenizer_eval(
     frames: int = 512,
     size: int = 128,
     batch: int = 32,
+    features: str | None = None,
     workers: int = 2,
     device: str = "auto",
 ) -> None:
@@ -80,6 +81,8 @@ def tokenizer_eval(
         frames: how many frames, spread evenly over the items
         size: side of the frames in pixels
         batch: frames that are encoded and decoded at once
+        features: what Fréchet distances are of: inception:FILE, or another encoder like
+            dinov2:FOLDER; by default there are none
         workers: processes that decode media
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
@@ -89,7 +92,8 @@ def tokenizer_eval(
 
     items = read_sources(source, out)
     picked = str(pick_device(device))
-    print(evaluate(tokenizer, items, out, frames, size, batch, workers, picked).text())
+    found = evaluate(tokenizer, items, out, frames, size, batch, workers, picked, features)
+    print(found.text())
     if out is not None:
         print(out)
 

@@ -12,7 +12,7 @@ from toto.errors import UserError, unknown
 from toto.probing.baselines.base import Baseline, Pixels
 
 # By kind the class, in the file of that name.
-KINDS = {
+_KINDS = {
     "dinov2": "DINOv2",
     "dinov3": "DINOv3",
     "mae": "MAE",
@@ -30,8 +30,9 @@ _AFTER = ("layernorm", "norm", "rms_norm", "post_layernorm", "head", "predictor"
 
 
 def is_baseline(model: str) -> bool:
-    """Whether it names another encoder: `KIND:...`, and no folder."""
-    return model.split(":")[0] in KINDS and ":" in model and not Path(model).exists()
+    """Whether it names another encoder, `KIND:...`, and no folder."""
+    kind, colon, _ = model.partition(":")
+    return bool(colon) and kind.isalnum() and len(kind) > 1 and not Path(model).exists()
 
 
 def load_baseline(name: str, device: str | torch.device = "cpu") -> Baseline:
@@ -44,8 +45,8 @@ def load_baseline(name: str, device: str | torch.device = "cpu") -> Baseline:
             encoder of that kind.
     """
     kind, _, place = name.partition(":")
-    if kind not in KINDS:
-        raise unknown("encoder", kind, KINDS)
+    if kind not in _KINDS:
+        raise unknown("encoder", kind, _KINDS)
     if not place:
         raise UserError(f"encoder {name!r}: {kind}: and a folder, or a name on the hub")
     try:
@@ -53,7 +54,7 @@ def load_baseline(name: str, device: str | torch.device = "cpu") -> Baseline:
     except ImportError as error:
         raise UserError(f"{name} needs transformers: pip install 'toto[hf]'") from error
     module = importlib.import_module(f"toto.probing.baselines.{kind}")
-    baseline: type[Baseline] = getattr(module, KINDS[kind])
+    baseline: type[Baseline] = getattr(module, _KINDS[kind])
     config = _ask(transformers.AutoConfig, name, place)
     if config.model_type not in baseline.models:
         fits = " or ".join(baseline.models)
