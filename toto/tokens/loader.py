@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt16
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from toto.errors import UserError
 from toto.tokens.mixture import Entry, Manifest, Source, draw, places_of, split_values
 from toto.tokens.online import OnlineReader, Wanted
+from toto.tokens.patches import PatchGrid
+from toto.tokens.reading import Codes
 from toto.tokens.store import ItemRow, TokenDataset
 from toto.tokens.vocabulary import Vocabulary
 
@@ -115,7 +117,12 @@ class Sequences:
         """End the processes that decode; what another thread is reading breaks off."""
         self._online.close()
 
-    @cached_property
+    @property
+    def layout(self) -> Vocabulary | PatchGrid:
+        """How frames become sequences: of tokens, or of patches."""
+        return self.datasets[0].layout
+
+    @property
     def vocabulary(self) -> Vocabulary:
         return self.datasets[0].vocabulary
 
@@ -134,18 +141,18 @@ class Sequences:
         items = self.datasets[part.source].items(part.rows[0])
         return list(zip(items, part.firsts[0].tolist(), strict=True))
 
-    def codes(self, index: int) -> UInt16[np.ndarray, "frames rows cols"]:
+    def codes(self, index: int) -> Codes:
         """The codes of sequence `index`."""
         codes, _, lengths = self._read(index, 1)
         return codes[0, : lengths[0]]
 
-    def sequence(self, index: int) -> Int[np.ndarray, " positions"]:
-        """The tokens of sequence `index`, padded to the full length."""
-        return self.vocabulary.sequences(*self._read(index, 1))[0]
+    def sequence(self, index: int) -> Shaped[np.ndarray, "positions ..."]:
+        """The tokens, or patches, of sequence `index`, padded to the full length."""
+        return self.layout.sequences(*self._read(index, 1))[0]
 
-    def batch(self, first: int, count: int) -> Int[Tensor, "b t"]:
+    def batch(self, first: int, count: int) -> Shaped[Tensor, "b t ..."]:
         """Sequences `first .. first + count`."""
-        return torch.from_numpy(self.vocabulary.sequences(*self._read(first, count)))
+        return torch.from_numpy(self.layout.sequences(*self._read(first, count)))
 
     def lengths(self, first: int, count: int) -> Int[np.ndarray, " b"]:
         """How many frames sequences `first .. first + count` have, by the index alone.
@@ -180,7 +187,7 @@ class Sequences:
     def _read(
         self, first: int, count: int
     ) -> tuple[
-        UInt16[np.ndarray, "b frames rows cols"], Bool[np.ndarray, " b"], Int[np.ndarray, " b"]
+        Shaped[np.ndarray, "b frames *codes"], Bool[np.ndarray, " b"], Int[np.ndarray, " b"]
     ]:
         """Codes of sequences, which of them are images, and how many of their frames count."""
         frames = self.manifest.frames
