@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,8 +39,9 @@ def test_sequences_have_a_start_and_no_more_than_their_frames(images):
     assert found.shape == (2, grid.length(3), 12) == (2, 20, 12)
     assert set(found[0, 0]) == {IMAGES if images else VIDEO}
     assert set(found[1, 0]) == {VIDEO if images else IMAGES}
-    assert (grid.codes(found[0, 1:-1]) == frames[0]).all()
-    assert (grid.codes(found[1, 1:13]) == frames[1, :2]).all()
+    back = grid.pixels(torch.from_numpy(found[:, 1:-1]))
+    assert (back[0].numpy() == frames[0]).all() and (back[1, :2].numpy() == frames[1, :2]).all()
+    assert (grid.patches(back).numpy() == found[:, 1:-1]).all()
     assert not found[1, 13:].any() and not found[0, -1].any()
     alone = grid.sequence(frames[1, :2], "image" if not images else "video", 3)
     assert (alone == found[1]).all()

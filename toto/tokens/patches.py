@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
 
 from toto.tokens.vocabulary import IMAGES, VIDEO, Kind
 
@@ -86,12 +88,16 @@ class PatchGrid:
         padded[0, : len(codes)] = codes
         return self.sequences(padded, np.array([kind == "image"]), np.array([len(codes)]))[0]
 
-    def codes(
-        self, patches: UInt8[np.ndarray, "places values"]
-    ) -> UInt8[np.ndarray, "frames 3 height width"]:
-        """The pixels of whole frames of patches, start and end taken away before."""
-        by_frame = patches.reshape(-1, self.frame, self.values)
-        return unpatchify(by_frame, self.patch, self.rows, self.cols)
+    def patches(self, pixels: UInt8[Tensor, "b frames 3 height width"]) -> UInt8[Tensor, "b t v"]:
+        """Patches of whole frames in raster order, without start and end."""
+        apart = patchify(pixels.flatten(0, 1).cpu().numpy(), self.patch)
+        return torch.from_numpy(apart).to(pixels.device).view(len(pixels), -1, self.values)
+
+    def pixels(self, patches: UInt8[Tensor, "b t v"]) -> UInt8[Tensor, "b frames 3 height width"]:
+        """The frames of whole frames of patches, start and end taken away before."""
+        apart = patches.reshape(-1, self.frame, self.values).cpu().numpy()
+        frames = unpatchify(apart, self.patch, self.rows, self.cols)
+        return torch.from_numpy(frames).to(patches.device).unflatten(0, (len(patches), -1))
 
     def to_dict(self) -> dict[str, Any]:
         """The layout as a saved model records it."""
