@@ -61,6 +61,20 @@ def tokenizer_fetch_dalle(
     print(out)
 
 
+def tokenizer_patches(out: Path, patch: int = 8) -> None:
+    """Make the continuous tokenizer: frames stay pixels, in patches; see docs/tokenizers.md.
+
+    Args:
+        out: folder of the tokenizer
+        patch: side of a patch in pixels
+    """
+    from toto.tokenizers.patches import Patches
+    from toto.tokenizers.sizes import PatchesSize
+
+    Patches(PatchesSize(patch=patch)).save(out)
+    print(out)
+
+
 def tokenizer_eval(
     tokenizer: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENIZER")],
     source: tuple[str, ...],
@@ -102,5 +116,6 @@ COMMANDS: dict[str, Command] = {
     "tokenizer convert dalle": command(tokenizer_convert_dalle),
     "tokenizer convert taming": command(tokenizer_convert_taming),
     "tokenizer fetch dalle": command(tokenizer_fetch_dalle),
+    "tokenizer patches": command(tokenizer_patches),
     "tokenizer eval": command(tokenizer_eval),
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from toto.errors import UserError
@@ -18,7 +18,7 @@ from toto.tokens.vocabulary import Kind
 class Clips:
     """One clip of each of some items, as sequences; an image is a clip of one frame."""
 
-    tokens: Int[Tensor, "clips positions"]
+    tokens: Shaped[Tensor, "clips positions ..."]
     items: tuple[ItemRow, ...]
     firsts: tuple[int, ...]
     """each clip's first kept frame"""
@@ -66,7 +66,7 @@ def item_clips(dataset: TokenDataset, rows: np.ndarray, frames: int) -> Clips:
     for short in np.flatnonzero(counts < frames):
         codes[short, counts[short] :] = codes[short, counts[short] - 1]
     images = np.array([item.kind == "image" for item in items], bool)
-    tokens = dataset.vocabulary.sequences(codes, images, np.full(len(rows), frames))
+    tokens = dataset.layout.sequences(codes, images, np.full(len(rows), frames))
     return Clips(torch.from_numpy(tokens), tuple(items), tuple(firsts.tolist()))
 
 

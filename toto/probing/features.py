@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.models.llama import Llama
+from toto.models.llama import Backbone
 from toto.training.device import autocast, pick_precision
 
 Hidden = dict[str, Tensor]
@@ -48,8 +48,8 @@ class FrozenFeatures:
 
     def __init__(
         self,
-        model: Llama,
-        tokens: Int[Tensor, "clips positions"],
+        model: Backbone,
+        tokens: Shaped[Tensor, "clips positions ..."],
         layers: Sequence[int],
         batch: int = 16,
         limit: int = 0,

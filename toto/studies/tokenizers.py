@@ -143,6 +143,9 @@ def evaluate(
     if not folders:
         raise UserError("no tokenizer: name the folders of one or more")
     tokenizers = {str(folder): load_tokenizer(folder, device) for folder in folders}
+    for name, tokenizer in tokenizers.items():
+        if not tokenizer.codebook_size:
+            raise UserError(f"{name} keeps the pixels as they are: there is nothing to judge")
     for tokenizer in tokenizers.values():  # a size that does not fit is told before all decoding
         tokenizer.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
     network = None if features is None else load_features(features, device)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from toto.models.llama import Llama
+from toto.models.llama import Backbone
 from toto.probing.config import ProbeTraining
 from toto.tasks.recognition import recognise
 from toto.tasks.results import ProbeResult
@@ -10,7 +10,7 @@ from toto.tokens.store import TokenDataset
 
 
 def probe_actions(
-    model: Llama, dataset: TokenDataset, frames: int, out: Path, config: ProbeTraining
+    model: Backbone, dataset: TokenDataset, frames: int, out: Path, config: ProbeTraining
 ) -> ProbeResult:
     """What `model` knows of the labels of videos, by the middle clip of each.
 

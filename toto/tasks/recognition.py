@@ -13,7 +13,7 @@ from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
 from toto.files import only_writer
 from toto.media.video import read_clip
-from toto.models.llama import Llama
+from toto.models.llama import Backbone
 from toto.models.saved import weights_fingerprint
 from toto.probing.clips import Clips, probe_splits
 from toto.probing.config import ProbeTraining
@@ -35,7 +35,12 @@ Guesses = dict[str, Tensor]
 
 
 def recognise(
-    model: Llama, dataset: TokenDataset, kind: Kind, frames: int, out: Path, config: ProbeTraining
+    model: Backbone,
+    dataset: TokenDataset,
+    kind: Kind,
+    frames: int,
+    out: Path,
+    config: ProbeTraining,
 ) -> ProbeResult:
     """Train probes on every layer of `model` and read the chosen ones on the test clips, once.
 
@@ -88,7 +93,7 @@ def recognise(
         return result
 
 
-def _features(model: Llama, parts: list[Clips]) -> list[FrozenFeatures]:
+def _features(model: Backbone, parts: list[Clips]) -> list[FrozenFeatures]:
     layers = range(model.size.layers + 1)
     features: list[FrozenFeatures] = []
     with progress("features", sum(len(part) for part in parts), "clips") as advance:
@@ -105,7 +110,7 @@ def _train(
     banks: dict[str, Callable[[], Bank]],
     run: Path,
     config: ProbeTraining,
-    model: Llama,
+    model: Backbone,
     what: str,
 ) -> Probes:
     """Probes, trained and read on the held-out clips."""
@@ -211,7 +216,7 @@ def _pixel_accuracies(
     frames: int,
     out: Path,
     config: ProbeTraining,
-    model: Llama,
+    model: Backbone,
 ) -> dict[str, float]:
     """Test accuracy of probes on pixels, by bank."""
     device = next(model.parameters()).device
@@ -220,7 +225,7 @@ def _pixel_accuracies(
         for part, own in zip(parts, labels, strict=True)
     ]
     points = len(config.grid)
-    size = frames * dataset.vocabulary.frame * 3
+    size = frames * dataset.layout.frame * 3
     banks: dict[str, Callable[[], Bank]] = {
         "attention/pixels": lambda: AttentionBank(3, 1, classes, points),
         "linear/pixels": lambda: LinearBank(lambda x: x.flatten(1), size, classes, points),
