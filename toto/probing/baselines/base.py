@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toto.config import fingerprint
+from toto.media.view import View
 from toto.models.saved import weights_fingerprint
 
 # Keys of a config on which no state depends.
@@ -63,6 +64,7 @@ class Baseline(nn.Module, ABC):
             final norm.
         width: channels of its states.
         heads: heads of its attention.
+        patch: side of a patch in pixels.
         frames: of the longest clip that it reads at once, or of a clip of the project.
         pixels: what becomes of frames before it reads them; `pixels.size` is its own size.
         fingerprint: 16 hex digits of weights, config and pixels.
@@ -85,6 +87,7 @@ class Baseline(nn.Module, ABC):
         self.layers: int = config.num_hidden_layers
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
+        self.patch: int = config.patch_size
         self.frames = 16
         told = {key: value for key, value in config.to_diff_dict().items() if key not in _ASIDE}
         self.fingerprint = fingerprint([weights_fingerprint(model), told, asdict(pixels)])
@@ -93,6 +96,16 @@ class Baseline(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.parameters()).device
+
+    @property
+    def view(self) -> View:
+        """Frames as it reads them, which it need not resize."""
+        return View(size=self.pixels.size)
+
+    @property
+    def encoder(self) -> "Baseline":
+        """What probes read, as of a trained model."""
+        return self
 
     @property
     @abstractmethod
