@@ -24,7 +24,7 @@ from toto.models.llama import Llama
 from toto.models.sizes import BASE, LARGE, ONE_B
 from toto.probing.clips import Items, items_of
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import TokenEncoder
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
@@ -110,7 +110,7 @@ class Contender:
         items = items_of(dataset, np.arange(ITEMS), 1)
         width, heads, points = model.size.width, model.size.heads, len(config.grid)
         labelled = Labelled(
-            partial(read, FrozenFeatures(TokenEncoder(model), layers, exact=False), items),
+            partial(read, FrozenFeatures(TrainedEncoder(model), layers, exact=False), items),
             torch.arange(ITEMS).remainder(CLASSES),
         )
         banks = {

@@ -105,7 +105,7 @@ def features(
     """Write hidden states of the clips of a source.
 
     Args:
-        model: folder of a run or of a saved model
+        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
         source: a token data set, or media, which are tokenized into OUT/tokens first
         out: folder to write to; begun there before, it goes on
         layers: all, numbers like 0,4,8, or a depth between 0 and 1 like 0.5
@@ -130,7 +130,7 @@ def probe_actions(
     """Read actions from every layer by probes.
 
     Args:
-        model: folder of a run or of a saved model
+        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
         data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
         out: folder to write to; begun there before, it goes on
         training: how the probes are trained
@@ -155,7 +155,7 @@ def probe_images(
     """Read the classes of images from every layer by probes.
 
     Args:
-        model: folder of a run or of a saved model
+        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
         data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
         out: folder to write to; begun there before, it goes on
         training: how the probes are trained
@@ -172,31 +172,53 @@ def probe_images(
 def _model_and_tokens(
     model: Path, source: str, out: Path, workers: int, device: str
 ) -> tuple[Any, Any]:
-    """The model, and the source as a token data set of the model's own tokenizer."""
+    """The model or other encoder, and the source as a token data set of what it reads."""
     import toto
     from toto.media.sources import read_sources
+    from toto.probing.baselines import is_baseline, load_baseline
     from toto.tokens.ingest import ingest
     from toto.tokens.store import TokenDataset
+    from toto.training.device import pick_device
 
-    loaded = toto.load(model, device)
+    is_other = is_baseline(str(model))
+    loaded: Any
+    if is_other:
+        loaded = load_baseline(str(model), pick_device(device))
+    else:
+        loaded = toto.load(model, device)
     if (Path(source) / "dataset.json").exists():
         dataset = TokenDataset(Path(source))
     else:
         dataset = ingest(
             read_sources([source], out),
-            loaded.folder / "tokenizer",
+            _patches(loaded.patch, out) if is_other else loaded.folder / "tokenizer",
             out / "tokens",
             Ingest(loaded.view),
             f"toto {shlex.join(sys.argv[1:])}",
             workers,
             [str(loaded.device)],
         )
-    if dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
+    if is_other and not dataset.is_pixels:
+        raise UserError(
+            f"{source} stores codes, {model} reads pixels: give the media themselves, or a data "
+            "set of a tokenizer that `toto tokenizer patches` makes"
+        )
+    if not is_other and dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
         raise UserError(
             f"{source} was made by tokenizer {dataset.info['tokenizer']}, "
             f"{model} reads codes of {loaded.tokenizer.fingerprint}"
         )
     return loaded, dataset
+
+
+def _patches(patch: int, out: Path) -> Path:
+    """A tokenizer that keeps pixels, for an encoder of such patches."""
+    from toto.tokenizers.patches import Patches
+    from toto.tokenizers.sizes import PatchesSize
+
+    folder = out / "tokenizer"
+    Patches(PatchesSize(patch=patch)).save(folder)
+    return folder
 
 
 COMMANDS: dict[str, Command] = {

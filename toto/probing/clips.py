@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt64
+from jaxtyping import Bool, Int, Shaped, UInt64
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.probing.encoder import Inputs
+from toto.probing.encoder import Sequences
 from toto.tokens.loader import select
 from toto.tokens.mixture import choose, split_values
 from toto.tokens.store import ItemRow, TokenDataset
@@ -47,17 +47,21 @@ class Clips:
         """What the index says of each."""
         return self.dataset.items(self.rows)
 
-    def inputs(self) -> Inputs:
-        """What an encoder reads: tokens from the start to the last code."""
+    def sequences(self) -> Sequences:
+        """What a trained model reads: from the start to the last code, or patch."""
+        lengths = np.full(len(self), self.frames)
+        sequences = self.dataset.layout.sequences(self.stored(), self.images, lengths)
+        return torch.from_numpy(sequences[:, :-1])
+
+    def stored(self) -> Shaped[np.ndarray, "clips frames ..."]:
+        """The codes of all frames, or of a data set of pixels the frames themselves."""
         count, frames = len(self), self.frames
         codes = self.dataset.empty(count * frames)
         self.dataset.gather(self.rows, self.firsts, self.counts, np.arange(count) * frames, codes)
         codes = codes.reshape(count, frames, *codes.shape[1:])
         for short in np.flatnonzero(self.counts < frames):
             codes[short, self.counts[short] :] = codes[short, self.counts[short] - 1]
-        lengths = np.full(count, frames)
-        tokens = self.dataset.vocabulary.sequences(codes, self.images, lengths)
-        return torch.from_numpy(tokens[:, :-1])
+        return codes
 
 
 Table = TypeVar("Table", Clips, "Items")
