@@ -298,7 +298,7 @@ def test_features_are_the_trunks_hidden_states_kept_or_not(trunk, tmp_path):
     visual = save_tokenizer(tmp_path / "tokenizer")
     data = make_dataset(make_videos(tmp_path / "videos", [4] * 7), visual, tmp_path / "data")
     clips = items_of(data, np.arange(7), 4).middle()
-    expected = trunk.hidden_states(clips.sequences(), (1, 3))
+    expected = trunk.hidden_states(clips.inputs(), (1, 3))
     done = []
     fresh, kept = (FrozenFeatures(TrainedEncoder(trunk), (1, 3)) for _ in range(2))
     fresh.keep(clips, limit=7 * 2 * 16 * 16 * 2 - 1)
@@ -364,7 +364,7 @@ def test_labelled_clips_are_the_middle_of_their_items(tmp_path):
     assert not set(train_part.rows) & set(chosen_by.rows)
     for part in (train_part, chosen_by, test):
         clips, labels = part.middle(), part.labels(classes)
-        inputs = clips.sequences()
+        inputs = clips.inputs()
         for i, item in enumerate(clips.items):
             codes = data.codes(item)
             first = {9: 2, 3: 0, 4: 0, 6: 1, 5: 0}[item.frames]

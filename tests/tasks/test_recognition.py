@@ -60,14 +60,14 @@ def test_an_image_is_its_start_and_its_codes(data):
     assert len(train) + len(chosen_by) == 6 * 24 and len(test) == 6 * 6
     for part in (train, chosen_by, test):
         clips = part.middle()
-        inputs = clips.sequences()
+        inputs = clips.inputs()
         assert inputs.shape == (len(part), 1 + 4)
         for tokens, item in zip(inputs.tolist(), clips.items, strict=True):
             assert item.kind == "image"
             assert tokens == [IMAGES, *(data.codes(item).ravel() + 4).tolist()]
     with pytest.raises(UserError, match="too few labelled videos"):
         probe_splits(data, 0.3, 4, "video")
-    assert VIDEO not in train.middle().sequences()[:, 0]
+    assert VIDEO not in train.middle().inputs()[:, 0]
 
 
 def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path):

@@ -47,7 +47,7 @@ class Clips:
         """What the index says of each."""
         return self.dataset.items(self.rows)
 
-    def sequences(self) -> Sequences:
+    def inputs(self) -> Sequences:
         """What a trained model reads: from the start to the last code, or patch."""
         lengths = np.full(len(self), self.frames)
         sequences = self.dataset.layout.sequences(self.stored(), self.images, lengths)

@@ -100,7 +100,7 @@ class FrozenFeatures:
     @torch.no_grad()
     def _compute(self, clips: Clips) -> dict[str, Tensor]:
         inputs = (
-            clips.sequences()
+            clips.inputs()
             if isinstance(self.encoder, TrainedEncoder)
             else torch.from_numpy(clips.stored())
         ).to(self.device)

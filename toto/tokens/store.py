@@ -50,7 +50,9 @@ ROWS = pa.schema(
         ("crop", pa.int16()),  # number of the stored crop
         ("crop_x", pa.float32()),  # its box, in pixels of the upright picture
         ("crop_y", pa.float32()),
-        ("crop_side", pa.float32()),
+        ("crop_side", pa.float32()),  # its width, and its height where it is a square
+        ("crop_height", pa.float32()),
+        ("mirrored", pa.bool_()),
         ("shard", pa.int32()),
         ("first", pa.int64()),  # the row's first frame in the shard
         ("frames", pa.int64()),  # kept frames
