@@ -115,7 +115,7 @@ def features(
     """
     from toto.tasks.features import export_features
 
-    export_features(*_model_and_tokens(model, source, out, workers, device), out, layers, pool)
+    export_features(*model_and_tokens(model, source, out, workers, device), out, layers, pool)
     print(out)
 
 
@@ -139,7 +139,7 @@ def probe_actions(
     """
     from toto.tasks.actions import probe_actions as run
 
-    loaded, dataset = _model_and_tokens(model, data, out, workers, device)
+    loaded, dataset = model_and_tokens(model, data, out, workers, device)
     print(run(loaded.model, dataset, loaded.frames, out, training).table())
     print(out)
 
@@ -164,12 +164,12 @@ def probe_images(
     """
     from toto.tasks.images import probe_images as run
 
-    loaded, dataset = _model_and_tokens(model, data, out, workers, device)
+    loaded, dataset = model_and_tokens(model, data, out, workers, device)
     print(run(loaded.model, dataset, out, training).table())
     print(out)
 
 
-def _model_and_tokens(
+def model_and_tokens(
     model: Path, source: str, out: Path, workers: int, device: str
 ) -> tuple[Any, Any]:
     """The model, and the source as a token data set of the model's own tokenizer."""

@@ -70,10 +70,10 @@ class ProbeResult:
             values = (f"{curve.test_accuracy[layer]:6.1%}" for curve in columns.values())
             mark = "<- chosen on held-out clips of train" if layer == self.best_layer else ""
             rows.append(f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip())
-        rows.append(f"  chosen    {self.accuracy:6.1%}  {_span(self.interval)} (95%, bootstrap)")
+        rows.append(f"  chosen    {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)")
         if self.top5 is not None:
             rows.append(f"  top-5     {self.top5:6.1%}")
-        spread = _span(self.mean_per_class_interval)
+        spread = span(self.mean_per_class_interval)
         rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
         rows.append(f"  pixels    {self.pixels:6.1%}  by attention pooling")
         rows.append(f"            {self.pixels_linear:6.1%}  by a linear classifier of all places")
@@ -120,5 +120,6 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _span(interval: tuple[float, float]) -> str:
+def span(interval: tuple[float, float]) -> str:
+    """An interval of parts of a whole, in percent."""
     return f"{100 * interval[0]:.1f}-{interval[1]:.1%}"

@@ -59,8 +59,8 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
         UserError: the run was begun with other settings, or the data do not fit.
     """
     device = pick_device(config.loop.device)
-    with join_world(device) as world, _one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "sequences", world)
+    with join_world(device) as world, one_writer(run, world):
+        shares = shares_of(config.batch, config.micro_batch, "sequences", world)
         manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
         with (
@@ -85,8 +85,8 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
         raise UserError("sharding is for models: every process holds a tokenizer whole")
     if not config.source:
         raise UserError("no source is given: a folder, a file, or a CSV file")
-    with join_world(device) as world, _one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "frames", world)
+    with join_world(device) as world, one_writer(run, world):
+        shares = shares_of(config.batch, config.micro_batch, "frames", world)
         pools = in_turn(world, lambda: _pools(config, run, workers))
         objective = _OBJECTIVES[type(config)](config, *pools)
         if world.is_first:
@@ -113,13 +113,13 @@ def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
 
 
 @contextmanager
-def _one_writer(run: Path, world: World) -> Iterator[None]:
+def one_writer(run: Path, world: World) -> Iterator[None]:
     """Hold the folder against others; the first process does it for all."""
     with only_writer(run) if world.is_first else nullcontext():
         yield
 
 
-def _shares(batch: int, micro_batch: int, what: str, world: World) -> str:
+def shares_of(batch: int, micro_batch: int, what: str, world: World) -> str:
     """How the processes share a step, in words.
 
     Raises:
