@@ -59,7 +59,7 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
         UserError: the run was begun with other settings, or the data do not fit.
     """
     device = pick_device(config.loop.device)
-    with join_world(device) as world, one_writer(run, world):
+    with join_world(device) as world, _one_writer(run, world):
         shares = shares_of(config.batch, config.micro_batch, "sequences", world)
         manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
@@ -85,7 +85,7 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
         raise UserError("sharding is for models: every process holds a tokenizer whole")
     if not config.source:
         raise UserError("no source is given: a folder, a file, or a CSV file")
-    with join_world(device) as world, one_writer(run, world):
+    with join_world(device) as world, _one_writer(run, world):
         shares = shares_of(config.batch, config.micro_batch, "frames", world)
         pools = in_turn(world, lambda: _pools(config, run, workers))
         objective = _OBJECTIVES[type(config)](config, *pools)
@@ -113,7 +113,7 @@ def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
 
 
 @contextmanager
-def one_writer(run: Path, world: World) -> Iterator[None]:
+def _one_writer(run: Path, world: World) -> Iterator[None]:
     """Hold the folder against others; the first process does it for all."""
     with only_writer(run) if world.is_first else nullcontext():
         yield
