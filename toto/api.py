@@ -17,6 +17,7 @@ from toto.media.video import read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.saved import check_table, load_model, saved_in
+from toto.probing.encoder import TokenEncoder
 from toto.probing.features import pick_layers
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokens.vocabulary import Vocabulary
@@ -55,6 +56,11 @@ class Toto:
         tokenizer = load_tokenizer(folder / "tokenizer", str(where))
         _refuse_misfits(folder, model, tokenizer, details)
         return cls(folder, model.to(where), tokenizer, details)
+
+    @property
+    def encoder(self) -> TokenEncoder:
+        """What probes read."""
+        return TokenEncoder(self.model)
 
     @property
     def device(self) -> torch.device:

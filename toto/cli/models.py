@@ -140,7 +140,7 @@ def probe_actions(
     from toto.tasks.actions import probe_actions as run
 
     loaded, dataset = model_and_tokens(model, data, out, workers, device)
-    print(run(loaded.model, dataset, loaded.frames, out, training).table())
+    print(run(loaded.encoder, dataset, loaded.frames, out, training).table())
     print(out)
 
 
@@ -165,7 +165,7 @@ def probe_images(
     from toto.tasks.images import probe_images as run
 
     loaded, dataset = model_and_tokens(model, data, out, workers, device)
-    print(run(loaded.model, dataset, out, training).table())
+    print(run(loaded.encoder, dataset, out, training).table())
     print(out)
 
 

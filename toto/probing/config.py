@@ -29,8 +29,14 @@ class ProbeTraining:
     """part of the training clips that probe, layer, learning rate and decay are chosen on"""
     heads: int | None = None
     """heads of the attention; as many as the trunk has where none are given"""
+    random_start: bool = False
+    """a training clip of a video begins at a random frame in each epoch, and is not the middle
+    one"""
+    test_clips: int = 1
+    """clips of each test video, evenly spaced; probabilities are averaged over them and over all
+    stored crops"""
     seed: int = 0
-    """seed of initial weights and of the order of the clips"""
+    """seed of initial weights, of the order of the clips and of what an epoch sees of each"""
 
     def __post_init__(self) -> None:
         at_least(
@@ -39,6 +45,7 @@ class ProbeTraining:
             probes=len(self.probes),
             learning_rates=len(self.learning_rates),
             weight_decays=len(self.weight_decays),
+            test_clips=self.test_clips,
         )
         at_least(2, batch=self.batch)  # batch norm needs two
 

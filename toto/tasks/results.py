@@ -27,7 +27,11 @@ class ProbeResult:
 
     classes: list[str]
     clips: list[int]
-    """clips to train on, to choose by, and to test on; an image is a clip of one frame"""
+    """items to train on, to choose by, and to test on"""
+    views: int
+    """clips and crops of each test item, over which probabilities are averaged"""
+    unread: dict[str, list[str]]
+    """by split the items that could not be read, and why"""
     probe: str
     """the kind of probe that is best on the held-out clips"""
     best_layer: int
@@ -62,7 +66,10 @@ class ProbeResult:
 
     def table(self) -> str:
         """The result in words, beside what the paper reports."""
-        rows = [f"{len(self.classes)} classes, {self.clips[2]} test clips"]
+        views = f" in {self.views} views each" if self.views > 1 else ""
+        rows = [f"{len(self.classes)} classes, {self.clips[2]} test items{views}"]
+        for split, lost in self.unread.items():
+            rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
         rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
         columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
         rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())

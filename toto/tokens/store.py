@@ -257,6 +257,12 @@ class TokenDataset:
         table = pq.read_table(self.folder / "failures.parquet", columns=["key", "failure"])
         return [(row["key"], row["failure"]) for row in table.to_pylist()]
 
+    def unread(self) -> list[tuple[str, str | None, str]]:
+        """`(key, split, reason)` of each item that could not be read."""
+        columns = ["key", "split", "failure"]
+        table = pq.read_table(self.folder / "failures.parquet", columns=columns)
+        return [tuple(row.values()) for row in table.to_pylist()]
+
     def code_counts(self, rows: Each | None = None) -> Int[np.ndarray, " codes"]:
         """How often each code occurs, in all rows of the index or in the given ones."""
         counts = np.zeros(self.info["codebook_size"], np.int64)
