@@ -1,7 +1,8 @@
 """Recognition by full fine-tuning (Toto, Table 13): images, and actions of videos."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,19 @@ from torch import Tensor
 
 from toto.api import Toto
 from toto.config import begin, from_dict, read_json, to_dict, write_json
-from toto.files import only_writer
-from toto.models.saved import weights_fingerprint
-from toto.probing.clips import Clips, probe_splits
+from toto.probing.clips import Clips, Items, probe_splits
 from toto.probing.finetune.config import FineTune
 from toto.probing.finetune.objective import Examples, FineTuning
 from toto.probing.trunk import trainable_copy
 from toto.progress import console
 from toto.tasks.paper import FINETUNED
-from toto.tasks.results import confusion_matrix, intervals, mean_per_class, span
+from toto.tasks.recognition import unread_items
+from toto.tasks.results import confusion_matrix, heading, intervals, mean_per_class, span
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 from toto.training.device import autocast, pick_precision
 from toto.training.loop import train
-from toto.training.parallel import World, in_turn
+from toto.training.parallel import World, in_turn, one_writer, wait
 from toto.training.runs import shares_of
 
 
@@ -34,7 +34,11 @@ class FineTuneResult:
 
     classes: list[str]
     clips: list[int]
-    """clips to train on, to watch, and to test on; an image is a clip of one frame"""
+    """items to train on, to watch, and to test on"""
+    views: int
+    """clips and crops of each test item, over which probabilities are averaged"""
+    unread: dict[str, list[str]]
+    """by split the items that could not be read, and why"""
     attention: str
     accuracy: float
     interval: tuple[float, float]
@@ -54,7 +58,7 @@ class FineTuneResult:
     def table(self) -> str:
         """The result in words, beside what the paper reports."""
         rows = [
-            f"{len(self.classes)} classes, {self.clips[2]} test clips",
+            heading(self.classes, self.clips[2], self.views, self.unread),
             f"  {self.attention:<8}  {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)",
         ]
         if self.top5 is not None:
@@ -81,18 +85,18 @@ def finetune(
     frames = 1 if kind == "image" else loaded.frames
     shares = shares_of(config.batch, config.micro_batch, "clips", world)
     question = {
-        "model": weights_fingerprint(loaded.model),
+        "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
         "kind": kind,
         "frames": frames,
         "finetuning": to_dict(config),
     }
-    with only_writer(out) if world.is_first else nullcontext():
+    with one_writer(out, world):
         in_turn(world, lambda: begin(out / "config.json", question))
         if (out / "result.json").exists():
             return from_dict(FineTuneResult, read_json(out / "result.json", "a result"), str(out))
-        *parts, classes = probe_splits(dataset, config.held_out, frames, kind)
-        training, watched, test = (_examples(part, classes) for part in parts)
+        *items, classes = probe_splits(dataset, config.held_out, frames, kind)
+        parts = training, watched, test = _examples(items, classes, config)
         trunk = trainable_copy(loaded.model, config.rope_base)
         objective = FineTuning(config, trunk, classes, training, watched, dataset, frames)
         if world.is_first:
@@ -100,14 +104,32 @@ def finetune(
         loop = config.loop(len(training.labels), str(loaded.device))
         train(objective, loop, out, "fine-tune", world)
         guesses = _read(objective, test, loaded.device, world)
-        result = _result(guesses, [training, watched, test], classes, config.attention, kind)
+        result = _result(guesses, parts, classes, config, kind, unread_items(dataset))
         if world.is_first:
             write_json(out / "result.json", result)
+        wait(world)
         return result
 
 
-def _examples(clips: Clips, classes: list[str]) -> Examples:
-    return Examples(lambda rows, turn: clips.tokens[rows, :-1], clips.labels(classes))
+def _examples(items: list[Items], classes: list[str], config: FineTune) -> list[Examples]:
+    """What is trained on, watched and tested on."""
+    training, watched, test = items
+    views = test.views(config.test_clips)
+    reads = (
+        lambda rows, epoch: training[rows].drawn(config.seed, epoch, random_start=True),
+        lambda rows, _: watched[rows].middle(),
+        lambda rows, view: test[rows].view(view, config.test_clips),
+    )
+    return [
+        Examples(partial(_tokens, read), part.labels(classes), count)
+        for read, part, count in zip(reads, items, (1, 1, views), strict=True)
+    ]
+
+
+def _tokens(
+    clips: Callable[[Int[np.ndarray, " b"], int], Clips], rows: Int[np.ndarray, " b"], turn: int
+) -> Int[Tensor, "b t"]:
+    return clips(rows, turn).inputs()
 
 
 def _read(
@@ -123,8 +145,9 @@ def _result(
     guesses: Int[Tensor, "clips best"],
     parts: list[Examples],
     classes: list[str],
-    attention: str,
+    config: FineTune,
     kind: Kind,
+    unread: dict[str, list[str]],
 ) -> FineTuneResult:
     training, _, test = (part.labels for part in parts)
     right = guesses == test[:, None]
@@ -133,7 +156,9 @@ def _result(
     return FineTuneResult(
         classes=classes,
         clips=[len(part.labels) for part in parts],
-        attention=attention,
+        views=parts[2].views,
+        unread=unread,
+        attention=config.attention,
         accuracy=float(right[:, 0].double().mean()),
         interval=interval,
         top5=float(right.any(1).double().mean()) if len(classes) > 5 else None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +243,7 @@ class _Recognition:
             classes=self.classes,
             clips=[len(part) for part in self.labels],
             views=self.views,
-            unread=self._unread,
+            unread=unread_items(self.question.dataset, self.question.test),
             probe=probe,
             best_layer=layer,
             held_out_accuracy=best.held_out_accuracy,
@@ -262,14 +262,15 @@ class _Recognition:
             paper=PAPER[self.question.kind],
         )
 
-    @cached_property
-    def _unread(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for dataset in (self.question.dataset, self.question.test):
-            for key, split, reason in dataset.unread() if dataset else ():
-                name = "test" if dataset is self.question.test else split or "all"
-                found.setdefault(name, []).append(f"{key}: {reason}")
-        return found
+
+def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dict[str, list[str]]:
+    """What could not be read, and why, by split; of a data set of its own, as "test"."""
+    found: dict[str, list[str]] = {}
+    for source in (dataset, test):
+        for key, split, reason in source.unread() if source else ():
+            name = "test" if source is test else split or "all"
+            found.setdefault(name, []).append(f"{key}: {reason}")
+    return found
 
 
 def _middle(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:

@@ -66,10 +66,7 @@ class ProbeResult:
 
     def table(self) -> str:
         """The result in words, beside what the paper reports."""
-        views = f" in {self.views} views each" if self.views > 1 else ""
-        rows = [f"{len(self.classes)} classes, {self.clips[2]} test items{views}"]
-        for split, lost in self.unread.items():
-            rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+        rows = [heading(self.classes, self.clips[2], self.views, self.unread)]
         rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
         columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
         rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())
@@ -87,6 +84,15 @@ class ProbeResult:
         rows.append(f"  chance    {self.chance:6.1%}")
         rows.append("  the paper, on its own data:")
         return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+
+
+def heading(classes: list[str], items: int, views: int, unread: dict[str, list[str]]) -> str:
+    """What is tested on, and what could not be read, in words."""
+    several = f" in {views} views each" if views > 1 else ""
+    rows = [f"{len(classes)} classes, {items} test items{several}"]
+    for split, lost in unread.items():
+        rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+    return "\n".join(rows)
 
 
 def confusion_matrix(

@@ -56,6 +56,9 @@ class FineTune:
     """base of the rotary embedding where it is not the trunk's (the paper: 50,000 at 256 px)"""
     held_out: float = 0.2
     """part of the training clips that accuracy is watched on; nothing is chosen by it"""
+    test_clips: int = 1
+    """clips of each test video, evenly spaced; probabilities are averaged over them and over all
+    stored crops"""
     seed: int = 0
     """seed of the head, the order of the clips, and all that is drawn"""
     precision: Precision = "auto"
@@ -74,7 +77,13 @@ class FineTune:
     """steps between checkpoints; the last step always has one"""
 
     def __post_init__(self) -> None:
-        at_least(1, epochs=self.epochs, batch=self.batch, micro_batch=self.micro_batch)
+        at_least(
+            1,
+            epochs=self.epochs,
+            batch=self.batch,
+            micro_batch=self.micro_batch,
+            test_clips=self.test_clips,
+        )
         at_least(0, warmup_epochs=self.warmup_epochs)
         if self.batch % self.micro_batch:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
