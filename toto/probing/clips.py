@@ -49,15 +49,20 @@ class Clips:
 
     def inputs(self) -> Inputs:
         """What an encoder reads: tokens from the start to the last code."""
+        return self._tokens(np.full(len(self), self.frames))[:, :-1]
+
+    def sequences(self) -> Int[Tensor, "clips positions"]:
+        """What next-token training reads: to the end token, nothing repeated but padded."""
+        return self._tokens(self.counts)
+
+    def _tokens(self, lengths: Int[np.ndarray, " clips"]) -> Int[Tensor, "clips positions"]:
         count, frames = len(self), self.frames
         codes = self.dataset.empty(count * frames)
         self.dataset.gather(self.rows, self.firsts, self.counts, np.arange(count) * frames, codes)
         codes = codes.reshape(count, frames, *codes.shape[1:])
         for short in np.flatnonzero(self.counts < frames):
             codes[short, self.counts[short] :] = codes[short, self.counts[short] - 1]
-        lengths = np.full(count, frames)
-        tokens = self.dataset.vocabulary.sequences(codes, self.images, lengths)
-        return torch.from_numpy(tokens[:, :-1])
+        return torch.from_numpy(self.dataset.vocabulary.sequences(codes, self.images, lengths))
 
 
 Table = TypeVar("Table", Clips, "Items")

@@ -8,6 +8,7 @@ from toto.errors import at_least
 from toto.training.config import Loop
 
 ProbeKind = Literal["attention", "mean", "last", "cross"]
+TrunkUpdate = Literal["none", "next_token"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,15 @@ class ProbeTraining:
     test_clips: int = 1
     """clips of each test video, evenly spaced; probabilities are averaged over them and over all
     stored crops"""
+    trunk_update: TrunkUpdate = "none"
+    """none: the model stays as it is; next_token: a copy goes on training by next-token loss on the
+    training clips, without the probes' gradients, while they read its states of the moment"""
+    trunk_learning_rate: float = 6e-5
+    """peak learning rate of that training"""
+    trunk_layer_decay: float = 0.9
+    """learning rate of each of its blocks as a factor of that of the block above"""
+    rope_base: float | None = None
+    """base of the rotary embedding where it is not the model's (the paper: 50,000 at 256 px)"""
     seed: int = 0
     """seed of initial weights, of the order of the clips and of what an epoch sees of each"""
 
