@@ -49,9 +49,15 @@ class Clips:
 
     def inputs(self) -> Sequences:
         """What a trained model reads: from the start to the last code, or patch."""
-        lengths = np.full(len(self), self.frames)
-        sequences = self.dataset.layout.sequences(self.stored(), self.images, lengths)
-        return torch.from_numpy(sequences[:, :-1])
+        return self._sequences(np.full(len(self), self.frames))[:, :-1]
+
+    def sequences(self) -> Sequences:
+        """What next-token training reads: to the end token, nothing repeated but padded."""
+        return self._sequences(self.counts)
+
+    def _sequences(self, lengths: Int[np.ndarray, " clips"]) -> Sequences:
+        layout = self.dataset.layout
+        return torch.from_numpy(layout.sequences(self.stored(), self.images, lengths))
 
     def stored(self) -> Shaped[np.ndarray, "clips frames ..."]:
         """The codes of all frames, or of a data set of pixels the frames themselves."""
@@ -204,7 +210,7 @@ def probe_splits(
     Raises:
         UserError: one of the three is empty, or labels are missing.
     """
-    train = _rows(dataset, "train", fraction, kind)
+    train = _train_rows(dataset, fraction, kind, is_whole=test is not None)
     chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
     asked = test or dataset
     test_rows = _test_rows(asked, fraction, kind, is_whole=test is not None)
@@ -225,6 +231,15 @@ def probe_splits(
 def _rows(dataset: TokenDataset, split: str, fraction: float, kind: Kind) -> np.ndarray:
     """The first crops of a split's items of a kind."""
     return _of_kind(dataset, select(dataset, split, fraction), kind)
+
+
+def _train_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool) -> np.ndarray:
+    """Where the test items are elsewhere, none need be spared."""
+    if not is_whole:
+        return _rows(dataset, "train", fraction, kind)
+    names, splits = dataset.encoded("split")
+    wanted = splits == names.index("train") if "train" in names else splits == -1
+    return _of_kind(dataset, np.flatnonzero(wanted), kind)
 
 
 def _test_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool) -> np.ndarray:

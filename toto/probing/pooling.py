@@ -90,11 +90,11 @@ class AttentionBank(Bank):
     def __init__(
         self, width: int, heads: int, classes: int, count: int = 1, world: World = ALONE
     ) -> None:
-        super().__init__(_AttentionProbe(width, heads, classes), count)
+        super().__init__(AttentionProbe(width, heads, classes), count)
         self.norm = BatchNorm(width, world)
 
     def read(self, hidden: Tensor, members: Iterable[nn.Module]) -> list[Tensor]:
-        return _attend(self.norm(hidden.flatten(0, 1)).view(hidden.shape), members)
+        return attend(self.norm(hidden.flatten(0, 1)).view(hidden.shape), members)
 
 
 class CrossBank(Bank):
@@ -104,7 +104,7 @@ class CrossBank(Bank):
         super().__init__(_CrossProbe(width, heads, classes), count)
 
     def read(self, hidden: Tensor, members: Iterable[nn.Module]) -> list[Tensor]:
-        return _attend(F.layer_norm(hidden, hidden.shape[-1:]), members)
+        return attend(F.layer_norm(hidden, hidden.shape[-1:]), members)
 
 
 def build_bank(
@@ -118,7 +118,7 @@ def build_bank(
     return LinearBank(POOLS[kind], width, classes, count, world)
 
 
-class _AttentionProbe(nn.Module):
+class AttentionProbe(nn.Module):
     """AIM's head (apple/ml-aim: aim-v1/aim/v1/torch/layers.py).
 
     Keys and values linear without bias; one learned query for each head; softmax(q k / sqrt(d)) v;
@@ -179,7 +179,7 @@ class _CrossProbe(nn.Module):
         return self.classifier(x)
 
 
-def _attend(hidden: Float[Tensor, "b t c"], members: Iterable[nn.Module]) -> list[Tensor]:
+def attend(hidden: Float[Tensor, "b t c"], members: Iterable[nn.Module]) -> list[Tensor]:
     """Each member's logits of what its heads pool.
 
     What is as large as the states is in their precision, all else in fp32.

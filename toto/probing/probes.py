@@ -81,12 +81,16 @@ class Probes(Objective):
         train: Labelled,
         held_out: Labelled,
         build: Mapping[str, Callable[[], Bank]],
+        beside: Phase | None = None,
     ) -> None:
+        """`beside` trains what the features are of, after the probes have had their turns."""
         self.config, self.train, self.held_out = config, train, held_out
         self.banks = {name: _begin(bank, name, config.seed) for name, bank in build.items()}
         self.modules = nn.ModuleDict(self.banks)
+        if beside:
+            self.modules[beside.name] = beside.module
         warmup = max(config.loop(len(train.labels)).steps // 20, 1)
-        self.phases = tuple(
+        self.points = tuple(
             Phase(
                 f"{rate:g}/{decay:g}".replace(".", "_"),
                 nn.ModuleDict({name: bank.members[i] for name, bank in self.banks.items()}),
@@ -102,6 +106,7 @@ class Probes(Objective):
             )
             for i, (rate, decay) in enumerate(config.grid)
         )
+        self.phases = self.points + ((beside,) if beside else ())
         self.accuracy: dict[str, list[float]] = {}
         """by bank and point of the grid, on the held-out clips"""
         self._step: list[tuple[Tensor, list[Tensor]]] = []
@@ -135,7 +140,7 @@ class Probes(Objective):
         return {
             f"held_out/{name}/{phase.name}": value
             for name, values in self.accuracy.items()
-            for phase, value in zip(self.phases, values, strict=True)
+            for phase, value in zip(self.points, values, strict=True)
         }
 
     def chosen(self) -> dict[str, int]:
@@ -146,7 +151,9 @@ class Probes(Objective):
         if not world.is_first:
             return
         weights = {
-            name: value.contiguous().cpu() for name, value in self.modules.state_dict().items()
+            f"{bank}.{name}": value.contiguous().cpu()
+            for bank, module in self.banks.items()
+            for name, value in module.state_dict().items()
         }
         save_file(weights, run / "probes.safetensors")
 
@@ -157,8 +164,8 @@ class Probes(Objective):
             if point == 0:
                 self._step = self._gradients(*batch)
             value, gradients = self._step[point]
-            total = _Known.apply(value, gradients, *self.phases[point].module.parameters())
-            return total, {"loss": value / (len(self.banks) * len(self.phases))}
+            total = _Known.apply(value, gradients, *self.points[point].module.parameters())
+            return total, {"loss": value / (len(self.banks) * len(self.points))}
 
         return loss
 
@@ -172,7 +179,7 @@ class Probes(Objective):
         """
         labels = self.train.labels[rows.cpu()].to(rows.device)
         features = self.train.features(rows.cpu(), epoch)
-        found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in self.phases]
+        found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in self.points]
         for name, bank in self.banks.items():
             logits = bank(features[_source(name)])
             every = labels.expand(len(logits), -1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +11,25 @@ from torch import Tensor
 
 from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
+from toto.models.llama import Llama
+from toto.models.saved import save_model
 from toto.probing.clips import Items, probe_splits
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import Encoder
+from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
 from toto.probing.probes import Features, Labelled, Probes
+from toto.probing.trunk import next_token_phase, trainable_copy
 from toto.progress import progress
 from toto.tasks.paper import PAPER
 from toto.tasks.pixels import pixels_of
 from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, mean_per_class
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
+from toto.training.adopt import details_of
 from toto.training.loop import train
+from toto.training.objectives.base import Phase
 from toto.training.parallel import ALONE, World, in_turn, one_writer, wait
 
 # Features up to this size are computed once and kept in memory.
@@ -52,6 +57,11 @@ class Question:
             raise UserError(
                 f"{self.heads} probe heads do not divide the model's width {self.encoder.width}"
             )
+        reads_tokens = isinstance(self.encoder, TrainedEncoder) and isinstance(
+            self.encoder.model, Llama
+        )
+        if self.changes_trunk and not reads_tokens:
+            raise UserError("trunk_update and rope_base are for models that read tokens")
         for name in ("tokenizer", "grid"):
             own, its = self.dataset.info[name], self.tested.info[name]
             if own != its:
@@ -64,6 +74,11 @@ class Question:
     def tested(self) -> TokenDataset:
         """The data set that the test items are of."""
         return self.test or self.dataset
+
+    @property
+    def changes_trunk(self) -> bool:
+        """Whether a copy of the model is read that is no longer the same."""
+        return self.config.trunk_update != "none" or self.config.rope_base is not None
 
     @property
     def heads(self) -> int:
@@ -107,7 +122,8 @@ class _Recognition:
 
     def __init__(self, question: Question, out: Path, world: World) -> None:
         self.question, self.out, self.world = question, out, world
-        self.encoder, self.config = question.encoder, question.config
+        self.config = question.config
+        self.encoder, self.trunk = _reader(question)
         *parts, self.classes = probe_splits(
             question.dataset,
             self.config.held_out,
@@ -123,7 +139,13 @@ class _Recognition:
         """Train, choose and read."""
         layers = self.encoder.layers + 1
         labelled, passing = self._labelled()
-        probes = self._train(labelled, self._banks(layers), "probes", "probe layers")
+        probes = self._train(
+            labelled, self._banks(layers), "probes", "probe layers", self._beside()
+        )
+        if self.trunk is not None and self.world.is_first:
+            details = details_of(self.question.dataset, self.question.frames)
+            tokenizer = self.question.dataset.tokenizer_folder
+            save_model(self.trunk, details, tokenizer, self.out / "model")
         means, kept = passing.means(self.config.batch, self.world)
         knn = Neighbours(means, self.labels[0][kept], len(self.classes))
         held_out = _accuracies(
@@ -145,9 +167,11 @@ class _Recognition:
             for _ in self.parts
         )
         items, by, tested = self.parts
-        self._keep(training, held_out)
+        if self.trunk is None:
+            self._keep(training, held_out)
         passing = Passing(partial(_middle, training, items), len(items), self.config.seed)
-        is_single = items.crops == 1 and not self.config.random_start
+        # States of a trunk that is still trained are of no use later.
+        is_single = items.crops == 1 and not self.config.random_start and self.trunk is None
         seen: Features = passing if is_single else partial(_drawn, training, items, self.config)
         views = partial(_view, test, tested, self.config.test_clips)
         labelled = [
@@ -169,6 +193,18 @@ class _Recognition:
                 features.keep(some, limit=left, world=self.world, advance=advance)
                 left -= features.bytes
 
+    def _beside(self) -> Phase | None:
+        """The training of the trunk, if it goes on."""
+        if self.trunk is None:
+            return None
+        items, config = self.parts[0], self.config
+        return next_token_phase(
+            self.trunk,
+            lambda rows, epoch: items[rows].drawn(config.seed, epoch, config.random_start),
+            config,
+            config.loop(len(items)).steps,
+        )
+
     def _banks(self, layers: int) -> Build:
         sizes = self.encoder.width, self.question.heads, len(self.classes), len(self.config.grid)
         return {
@@ -177,10 +213,17 @@ class _Recognition:
             for layer in range(layers)
         }
 
-    def _train(self, parts: list[Labelled], banks: Build, folder: str, what: str) -> Probes:
+    def _train(
+        self,
+        parts: list[Labelled],
+        banks: Build,
+        folder: str,
+        what: str,
+        beside: Phase | None = None,
+    ) -> Probes:
         """Probes, trained and read on the held-out items."""
         training, held_out, _ = parts
-        probes = Probes(self.config, training, held_out, banks)
+        probes = Probes(self.config, training, held_out, banks, beside)
         loop = self.config.loop(len(training.labels), str(self.encoder.device))
         train(probes, loop, self.out / folder, what, self.world)
         probes.modules.eval()
@@ -243,7 +286,7 @@ class _Recognition:
             classes=self.classes,
             clips=[len(part) for part in self.labels],
             views=self.views,
-            unread=self._unread,
+            unread=unread_items(self.question.dataset, self.question.test),
             probe=probe,
             best_layer=layer,
             held_out_accuracy=best.held_out_accuracy,
@@ -262,14 +305,27 @@ class _Recognition:
             paper=PAPER[self.question.kind],
         )
 
-    @cached_property
-    def _unread(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for dataset in (self.question.dataset, self.question.test):
-            for key, split, reason in dataset.unread() if dataset else ():
-                name = "test" if dataset is self.question.test else split or "all"
-                found.setdefault(name, []).append(f"{key}: {reason}")
-        return found
+
+def _reader(question: Question) -> tuple[Encoder, Llama | None]:
+    """What is read, and if that is trained further the copy that is."""
+    encoder, config = question.encoder, question.config
+    if not question.changes_trunk:
+        return encoder, None
+    assert isinstance(encoder, TrainedEncoder) and isinstance(encoder.model, Llama)
+    trunk = trainable_copy(encoder.model, config.rope_base)
+    if config.trunk_update == "none":
+        return TrainedEncoder(trunk.eval().requires_grad_(False)), None
+    return TrainedEncoder(trunk), trunk
+
+
+def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dict[str, list[str]]:
+    """What could not be read, and why, by split; of a data set of its own, as "test"."""
+    found: dict[str, list[str]] = {}
+    for source in (dataset, test):
+        for key, split, reason in source.unread() if source else ():
+            name = "test" if source is test else split or "all"
+            found.setdefault(name, []).append(f"{key}: {reason}")
+    return found
 
 
 def _middle(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:

@@ -66,10 +66,7 @@ class ProbeResult:
 
     def table(self) -> str:
         """The result in words, beside what the paper reports."""
-        views = f" in {self.views} views each" if self.views > 1 else ""
-        rows = [f"{len(self.classes)} classes, {self.clips[2]} test items{views}"]
-        for split, lost in self.unread.items():
-            rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+        rows = [heading(self.classes, self.clips[2], self.views, self.unread)]
         rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
         columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
         rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())
@@ -77,16 +74,25 @@ class ProbeResult:
             values = (f"{curve.test_accuracy[layer]:6.1%}" for curve in columns.values())
             mark = "<- chosen on held-out clips of train" if layer == self.best_layer else ""
             rows.append(f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip())
-        rows.append(f"  chosen    {self.accuracy:6.1%}  {_span(self.interval)} (95%, bootstrap)")
+        rows.append(f"  chosen    {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)")
         if self.top5 is not None:
             rows.append(f"  top-5     {self.top5:6.1%}")
-        spread = _span(self.mean_per_class_interval)
+        spread = span(self.mean_per_class_interval)
         rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
         rows.append(f"  pixels    {self.pixels:6.1%}  by attention pooling")
         rows.append(f"            {self.pixels_linear:6.1%}  by a linear classifier of all places")
         rows.append(f"  chance    {self.chance:6.1%}")
         rows.append("  the paper, on its own data:")
         return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+
+
+def heading(classes: list[str], items: int, views: int, unread: dict[str, list[str]]) -> str:
+    """What is tested on, and what could not be read, in words."""
+    several = f" in {views} views each" if views > 1 else ""
+    rows = [f"{len(classes)} classes, {items} test items{several}"]
+    for split, lost in unread.items():
+        rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+    return "\n".join(rows)
 
 
 def confusion_matrix(
@@ -127,5 +133,6 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _span(interval: tuple[float, float]) -> str:
+def span(interval: tuple[float, float]) -> str:
+    """An interval of parts of a whole, in percent."""
     return f"{100 * interval[0]:.1f}-{interval[1]:.1%}"

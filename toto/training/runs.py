@@ -58,7 +58,7 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
     """
     device = pick_device(config.loop.device)
     with join_world(device) as world, one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "sequences", world)
+        shares = shares_of(config.batch, config.micro_batch, "sequences", world)
         manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
         with (
@@ -85,7 +85,7 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
     if not config.source:
         raise UserError("no source is given: a folder, a file, or a CSV file")
     with join_world(device) as world, one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "frames", world)
+        shares = shares_of(config.batch, config.micro_batch, "frames", world)
         pools = in_turn(world, lambda: _pools(config, run, workers))
         objective = _OBJECTIVES[type(config)](config, *pools)
         if world.is_first:
@@ -111,7 +111,7 @@ def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
         train_tokenizer(recipe, run, workers, profile)
 
 
-def _shares(batch: int, micro_batch: int, what: str, world: World) -> str:
+def shares_of(batch: int, micro_batch: int, what: str, world: World) -> str:
     """How the processes share a step, in words.
 
     Raises:
