@@ -12,6 +12,7 @@ from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import probe_splits
 from toto.probing.config import ProbeTraining
+from toto.probing.encoder import TrainedEncoder
 from toto.tasks.actions import probe_actions
 from toto.tasks.images import probe_images
 from toto.tokens.store import TokenDataset
@@ -47,10 +48,10 @@ def data(tmp_path_factory) -> TokenDataset:
 
 
 @pytest.fixture(scope="module")
-def model(data) -> Llama:
+def model(data) -> TrainedEncoder:
     torch.manual_seed(0)
     size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
-    return Llama(size, data.vocabulary.size).eval().requires_grad_(False)
+    return TrainedEncoder(Llama(size, data.vocabulary.size).eval().requires_grad_(False))
 
 
 def test_an_image_is_its_start_and_its_codes(data):
@@ -58,13 +59,15 @@ def test_an_image_is_its_start_and_its_codes(data):
     assert classes == list(CLASSES)
     assert len(train) + len(chosen_by) == 6 * 24 and len(test) == 6 * 6
     for part in (train, chosen_by, test):
-        assert part.tokens.shape == (len(part), 1 + 4 + 1)
-        for tokens, item in zip(part.tokens.tolist(), part.items, strict=True):
+        clips = part.middle()
+        inputs = clips.inputs()
+        assert inputs.shape == (len(part), 1 + 4)
+        for tokens, item in zip(inputs.tolist(), clips.items, strict=True):
             assert item.kind == "image"
-            assert tokens == [IMAGES, *(data.codes(item).ravel() + 4).tolist(), 2]
+            assert tokens == [IMAGES, *(data.codes(item).ravel() + 4).tolist()]
     with pytest.raises(UserError, match="too few labelled videos"):
         probe_splits(data, 0.3, 4, "video")
-    assert VIDEO not in train.tokens[:, 0]
+    assert VIDEO not in train.middle().inputs()[:, 0]
 
 
 def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path):
@@ -123,7 +126,7 @@ def test_test_items_without_labels_leave_the_validation_to_test_on(tmp_path):
     data = make_dataset(tmp_path / "all.csv", tokenizer, tmp_path / "data")
     *_, test, classes = probe_splits(data, 0.3, 4)
     assert classes == ["cat", "dog"]
-    assert [item.split for item in test.items] == ["val"] * 4
+    assert [item.split for item in test.middle().items] == ["val"] * 4
 
 
 def test_heads_divide_the_width(data, model, tmp_path):

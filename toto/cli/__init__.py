@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from toto.cli import data, models, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.cli.parse import Command
 from toto.errors import MediaError, UserError, unknown
 
@@ -22,7 +22,7 @@ _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 COMMANDS: dict[str, Command] = {
     name: command
-    for module in (studies, data, tokenizers, runs, models)
+    for module in (studies, data, tokenizers, runs, models, probes, finetune)
     for name, command in module.COMMANDS.items()
 }
 

@@ -12,8 +12,7 @@ from toto.api import Toto
 from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
-from toto.models.saved import weights_fingerprint
-from toto.probing.clips import item_clips
+from toto.probing.clips import items_of
 from toto.probing.features import FrozenFeatures, pick_layers
 from toto.probing.pooling import POOLS
 from toto.progress import progress
@@ -32,25 +31,25 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
     """
     if pool not in POOLS:
         raise UserError(f"pool {pool!r}: one of {', '.join(POOLS)}")
-    chosen = pick_layers(layers, loaded.model.size.layers)
+    chosen = pick_layers(layers, loaded.encoder.layers)
     rows = np.flatnonzero(dataset.column("crop") == 0)
-    clips = item_clips(dataset, rows, loaded.frames)
+    clips = items_of(dataset, rows, loaded.frames).middle()
     settings = {
-        "model": weights_fingerprint(loaded.model),
+        "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
         "layers": chosen,
         "pool": pool,
     }
     with only_writer(out):
         begin(out / "features.json", settings)
-        features = FrozenFeatures(loaded.model, clips.tokens, chosen)
+        features = FrozenFeatures(loaded.encoder, chosen)
         with progress("features", len(clips), "clips") as advance:
             for number, rows in enumerate(torch.arange(len(clips)).split(_CLIPS)):
                 path = out / f"{number:05d}.safetensors"
                 if not path.exists():
                     states = {
                         f"layer_{layer}": POOLS[pool](hidden).contiguous().cpu()
-                        for layer, hidden in features(rows).items()
+                        for layer, hidden in features(clips[rows]).items()
                     }
                     partial = out / f".{path.name}.partial"
                     save_file(states, partial)
@@ -61,7 +60,7 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
                 "key": [item.key for item in clips.items],
                 "label": pa.array([item.label for item in clips.items], pa.string()),
                 "split": pa.array([item.split for item in clips.items], pa.string()),
-                "first_frame": list(clips.firsts),
+                "first_frame": clips.firsts.tolist(),
             }
         )
         pq.write_table(rows_table, out / "items.parquet")
