@@ -73,7 +73,7 @@ def test_an_image_is_its_start_and_its_codes(data):
 def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path):
     result = probe_images(model, data, tmp_path / "out", TRAINING)
     assert result.accuracy > 0.5 > result.chance == pytest.approx(1 / 6)
-    assert min(result.pixels, result.pixels_linear) > 0.5
+    assert min(result.pixels["attention"], result.pixels["linear"]) > 0.5
     low, high = result.interval
     assert low <= result.accuracy <= high
     assert result.top5 is not None and result.top5 >= result.accuracy

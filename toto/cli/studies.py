@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from toto.cli.parse import Command, command
 from toto.recipes import demo as demo_recipes
 from toto.recipes.demo import Demo
-from toto.studies.config import MupStudy
+from toto.studies.config import MupStudy, RepresentationStudy
 
 
 def demo(
@@ -77,9 +77,37 @@ def study_tokens(
     print(out)
 
 
+def study_representations(
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[Positional[Path], tyro.conf.arg(metavar="DATA")],
+    pixels: Path,
+    out: Path,
+    settings: OmitArgPrefixes[RepresentationStudy] = RepresentationStudy(),  # noqa: B008
+    device: str = "auto",
+) -> None:
+    """Compare what a trunk has learned with random weights, codes and pixels.
+
+    Args:
+        model: folder of a run or of a saved model
+        data: labelled items as a token data set of the model's tokenizer
+        pixels: the same items as a token data set of pixels
+        out: folder to write to; begun there before, it goes on
+        settings: how they are compared
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    import toto
+    from toto.studies.representations import study_representations as run
+    from toto.tokens.store import TokenDataset
+
+    loaded = toto.load(model, device)
+    print(run(loaded, TokenDataset(data), TokenDataset(pixels), out, settings).text())
+    print(out)
+
+
 COMMANDS: dict[str, Command] = {
     "demo": command(demo),
     "study mup": command(study_mup),
     "study tokens": command(study_tokens),
     "study curves": command(study_curves),
+    "study representations": command(study_representations),
 }

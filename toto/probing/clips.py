@@ -201,19 +201,26 @@ def probe_splits(
     frames: int,
     kind: Kind = "video",
     test: TokenDataset | None = None,
+    left_out: str | None = None,
 ) -> tuple[Items, Items, Items, list[str]]:
     """Items to train on, training items to choose by, items to test on, and the classes.
 
     They are of one kind. The test items are those of the split "test", or where it has none or no
     labels those of "validation"; of a data set of its own for the `test` that names no splits, all.
+    Where a file is `left_out`, they are its items, and all others are trained on and chosen by.
 
     Raises:
         UserError: one of the three is empty, or labels are missing.
     """
-    train = _train_rows(dataset, fraction, kind, is_whole=test is not None)
-    chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
     asked = test or dataset
-    test_rows = _test_rows(asked, fraction, kind, is_whole=test is not None)
+    if left_out is None:
+        train = _train_rows(dataset, fraction, kind, is_whole=test is not None)
+        test_rows = _test_rows(asked, fraction, kind, is_whole=test is not None)
+    else:
+        every = _of_kind(dataset, np.arange(len(dataset)), kind)
+        is_tested = dataset.matching("path", lambda paths: paths == left_out)[every]
+        train, test_rows = every[~is_tested], every[is_tested]
+    chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
     for source, rows, least, what in (
         (dataset, train[~chosen_by], 2, "to train on"),
         (dataset, train[chosen_by], 1, "to choose by"),

@@ -1,10 +1,27 @@
 """What the studies are told, and nothing of how they are carried out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from toto.errors import UserError, at_least
 from toto.models.sizes import LlamaSize
+from toto.probing.config import ProbeTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationStudy:
+    """How representations are compared."""
+
+    seeds: int = 3
+    """trainings of the probes of each contestant, each with another random trunk"""
+    by_file: bool = False
+    """test on the items of one file after the other, with probes of those of all other files"""
+    probes: ProbeTraining = field(default_factory=ProbeTraining)
+    """how probes are trained"""
+
+    def __post_init__(self) -> None:
+        at_least(1, seeds=self.seeds)
+
 
 Row = dict[str, Any]
 """One run: check, mup, width, seed; "change" by layer, or log2_rate and "loss" """

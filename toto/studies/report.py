@@ -210,8 +210,8 @@ def summary(report: Report) -> dict[str, Any]:
         "later_frames": _loss_numbers(report.later_frames),
         "probe_accuracy": probe.test_accuracy if probe else None,
         "chance_accuracy": probe.chance if probe else None,
-        "pixel_accuracy": probe.pixels if probe else None,
-        "pixel_linear_accuracy": probe.pixels_linear if probe else None,
+        "pixel_accuracy": probe.pixels["attention"] if probe else None,
+        "pixel_linear_accuracy": probe.pixels["linear"] if probe else None,
         "best_layer": probe.best_layer if probe else None,
         "best_layer_accuracy": probe.accuracy if probe else None,
         "seconds": {stage.name: stage.seconds for stage in report.stages},
@@ -267,8 +267,9 @@ def _loss_verdict(about: str, losses: Losses) -> _Verdict:
 
 def _probe_verdict(probe: ProbeResult) -> _Verdict:
     rest = f"reads the action in {_percent(probe.accuracy)} of test clips; "
-    rest += f"chance {_percent(probe.chance)}, pixels {_percent(probe.pixels)}"
-    name, baseline = max(("chance", probe.chance), ("pixels", probe.pixels), key=lambda p: p[1])
+    pixels = probe.pixels["attention"]
+    rest += f"chance {_percent(probe.chance)}, pixels {_percent(pixels)}"
+    name, baseline = max(("chance", probe.chance), ("pixels", pixels), key=lambda p: p[1])
     gain = probe.accuracy - baseline
     errors = _standard_error(probe, probe.accuracy), _standard_error(probe, baseline)
     if gain <= 0:
@@ -506,7 +507,8 @@ def _layer_chart(probe: ProbeResult) -> Figure:
     axes.plot(layers, test, "o-", color=_COLOURS["model"], ms=5, label="test clips")
     best = probe.best_layer
     axes.plot(best, test[best], "o", ms=13, mfc="none", mec=_COLOURS["model"], label="chosen layer")
-    for name, value, line in (("pixels", probe.pixels, "--"), ("chance", probe.chance, ":")):
+    pixels = probe.pixels["attention"]
+    for name, value, line in (("pixels", pixels, "--"), ("chance", probe.chance, ":")):
         axes.axhline(100 * value, color=_COLOURS["ink"], ls=line, lw=1.2, label=name)
     axes.set(xlabel="layer (0: the embedding)", ylabel="% of clips right")
     axes.set_ylim(bottom=0)

@@ -6,11 +6,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
+from toto.files import file_atomically
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.probing.clips import Items, probe_splits
@@ -32,9 +36,6 @@ from toto.training.loop import train
 from toto.training.objectives.base import Phase
 from toto.training.parallel import ALONE, World, in_turn, one_writer, wait
 
-# Features up to this size are computed once and kept in memory.
-_LIMIT = 5 * 2**29
-
 Guesses = dict[str, Tensor]
 Build = dict[str, Callable[[], Bank]]
 
@@ -51,6 +52,10 @@ class Question:
     config: ProbeTraining
     test: TokenDataset | None = None
     """what is tested on, where that is a data set of its own"""
+    left_out: str | None = None
+    """the file whose items alone are tested on, whatever their split, and not trained on"""
+    yardsticks: bool = True
+    """whether pixels are probed, too"""
 
     def __post_init__(self) -> None:
         if self.encoder.width % self.heads:
@@ -93,6 +98,7 @@ class Question:
             "test": self.test and self.test.fingerprint,
             "kind": self.kind,
             "frames": self.frames,
+            "left_out": self.left_out,
             "training": to_dict(self.config),
         }
 
@@ -130,6 +136,7 @@ class _Recognition:
             question.frames,
             question.kind,
             question.test,
+            question.left_out,
         )
         self.parts: list[Items] = parts
         self.labels = [part.labels(self.classes) for part in parts]
@@ -158,7 +165,8 @@ class _Recognition:
             probe: _curve(probe, layers, held_out, guesses, labelled[2], probes)
             for probe in (*self.config.probes, "knn")
         }
-        return self._result(curves, guesses, self._pixel_accuracies())
+        pixels = self._pixel_accuracies() if self.question.yardsticks else {}
+        return self._result(curves, guesses, pixels)
 
     def _labelled(self) -> tuple[list[Labelled], Passing]:
         """What is trained on, chosen by and tested on; and the means of the training items."""
@@ -187,7 +195,7 @@ class _Recognition:
         clips = [(held_out, by.middle())]
         if not self.config.random_start and items.crops <= self.config.epochs:
             clips.insert(0, (training, items.every_crop()))
-        count, left = sum(len(some) for _, some in clips), _LIMIT
+        count, left = sum(len(some) for _, some in clips), _room()
         with progress("features", count, "clips", shown=self.world.is_first) as advance:
             for features, some in clips:
                 features.keep(some, limit=left, world=self.world, advance=advance)
@@ -251,7 +259,7 @@ class _Recognition:
             return test.predictions(predict, batch, self.world, advance)
 
     def _pixel_accuracies(self) -> dict[str, float]:
-        """Test accuracy of probes on pixels, by bank."""
+        """Test accuracy of probes on pixels, by kind."""
         device, points = self.encoder.device, len(self.config.grid)
         with progress(
             "pixels", sum(map(len, self.parts)), "clips", shown=self.world.is_first
@@ -269,7 +277,8 @@ class _Recognition:
             ),
         }
         probes = self._train(labelled, banks, "pixels", "probe pixels")
-        return _accuracies(labelled[2], self._read(probes, labelled[2], "test pixels"))
+        accuracies = _accuracies(labelled[2], self._read(probes, labelled[2], "test pixels"))
+        return {name.split("/")[0]: accuracy for name, accuracy in accuracies.items()}
 
     def _result(
         self, curves: dict[str, Curve], guesses: Guesses, pixels: dict[str, float]
@@ -280,6 +289,8 @@ class _Recognition:
         layer = int(np.argmax(best.held_out_accuracy))
         test = self.labels[2]
         taken_for = guesses[f"{probe}/{layer}"][0, :, 0]
+        if self.world.is_first:
+            self._write_guesses(taken_for)
         confusion = confusion_matrix(test.numpy(), taken_for.numpy(), len(self.classes))
         interval, per_class_interval = intervals(confusion)
         return ProbeResult(
@@ -300,10 +311,21 @@ class _Recognition:
             curves=curves,
             knn=knn,
             chance=float((test == torch.bincount(self.labels[0]).argmax()).double().mean()),
-            pixels=pixels["attention/pixels"],
-            pixels_linear=pixels["linear/pixels"],
+            pixels=pixels,
             paper=PAPER[self.question.kind],
         )
+
+    def _write_guesses(self, taken_for: Tensor) -> None:
+        """What the chosen probe takes each test item for, beside its label."""
+        items = self.parts[2].middle().items
+        table = {
+            "key": [item.key for item in items],
+            "path": [item.path for item in items],
+            "label": [item.label for item in items],
+            "guess": [self.classes[i] for i in taken_for.tolist()],
+        }
+        with file_atomically(self.out / "test.parquet") as file:
+            pq.write_table(pa.table(table), file)
 
 
 def _reader(question: Question) -> tuple[Encoder, Llama | None]:
@@ -326,6 +348,11 @@ def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dic
             name = "test" if source is test else split or "all"
             found.setdefault(name, []).append(f"{key}: {reason}")
     return found
+
+
+def _room() -> int:
+    """Bytes for states that are computed once and kept: a quarter of the memory that is free."""
+    return psutil.virtual_memory().available // 4
 
 
 def _middle(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:

@@ -57,10 +57,9 @@ class ProbeResult:
     """the 20 nearest training clips by the mean of their states"""
     chance: float
     """test accuracy of always guessing the most frequent class of training"""
-    pixels: float
-    """test accuracy of the same attention probe on pixels, average-pooled to a colour a code"""
-    pixels_linear: float
-    """test accuracy of a linear classifier that knows the place of each of these colours"""
+    pixels: dict[str, float]
+    """test accuracy on pixels, average-pooled to a colour a code: of the same "attention" probe,
+    and of a "linear" classifier that knows every place; empty where they were not asked"""
     paper: list[str]
     """what the paper reports of the same task, on other data"""
 
@@ -79,8 +78,11 @@ class ProbeResult:
             rows.append(f"  top-5     {self.top5:6.1%}")
         spread = span(self.mean_per_class_interval)
         rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
-        rows.append(f"  pixels    {self.pixels:6.1%}  by attention pooling")
-        rows.append(f"            {self.pixels_linear:6.1%}  by a linear classifier of all places")
+        if self.pixels:
+            rows.append(f"  pixels    {self.pixels['attention']:6.1%}  by attention pooling")
+            rows.append(
+                f"            {self.pixels['linear']:6.1%}  by a linear classifier of all places"
+            )
         rows.append(f"  chance    {self.chance:6.1%}")
         rows.append("  the paper, on its own data:")
         return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
