@@ -135,7 +135,7 @@ def test_other_encoders_read_frames(pixels, tmp_path):
     assert min(result.pixels, result.pixels_linear) > 0.5
     assert result.unread == {"val": [f"val/red/damaged.png: {DAMAGED}"]}
     assert "1 of val could not be read: val/red/damaged.png" in result.table()
-    with pytest.raises(UserError, match="begun with other settings.*encoder"):
+    with pytest.raises(UserError, match=r"begun with other settings.*encoder"):
         probe_images(Colours("1" * 16), pixels, tmp_path, replace(TRAINING, probes=("mean",)))
 
 
@@ -147,7 +147,9 @@ def test_views_are_trained_on_and_averaged_over(data, model, tmp_path):
         "val": View(size=8, crops=3, spread="even"),
     }
     train, test = (
-        ingest(read_sources([str(source / split)]), tokenizer, tmp_path / split, Ingest(view), "it")
+        ingest(
+            read_sources([str(source / split)]), tokenizer, tmp_path / split, Ingest(view), "it", 0
+        )
         for split, view in views.items()
     )
     result = probe_images(model, train, tmp_path / "out", TRAINING, test)
