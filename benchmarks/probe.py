@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--probes", nargs="+", default=["attention"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default="probe", help="of the JSON file")
     arguments = parser.parse_args()
     config = ProbeTraining(batch=arguments.batch, probes=tuple(arguments.probes))
     single = replace(config, learning_rates=(1e-3,), weight_decays=(0.1,))
@@ -61,7 +62,7 @@ def main() -> None:
             for contender in contenders:
                 contender.step(turn)
     rows = [contender.row() for contender in contenders]
-    write_result("probe", summary(rows, contenders, vars(arguments)))
+    write_result(arguments.name, summary(rows, contenders, vars(arguments)))
 
 
 def summary(

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, TOTO, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
-from toto.cli import data, finetune, models, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
@@ -454,6 +454,8 @@ MISTAKES = {
     "probe actions run unlabelled --out new-probe": ["unlabelled", "label"],
     "probe actions run foreign --out new": ["foreign", "tokenizer"],
     "probe actions tokens tokens --out new": ["tokens", "not a saved model"],
+    "probe actions run tokens --out new --crops 4": ["crops, scale, flip and test_crops"],
+    "probe actions run tokens --out new --test-clips 0": ["test_clips 0"],
     "finetune": ["finetune images", "finetune actions"],
     "finetune actions run tokens --out new --recipe demmo": ["'demmo'", "did you mean 'demo'?"],
     "finetune actions run tokens": ["--out"],
@@ -578,7 +580,7 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
         return {name: options | positional}
     function = name.replace(" ", "_")
-    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
+    (module,) = (m for m in (data, models, probes, studies, tokenizers) if hasattr(m, function))
     return {name: arguments_of(getattr(module, function))}
 
 
