@@ -70,7 +70,7 @@ def objective(data: TokenDataset, config: ProbeTraining = CONFIG) -> Probes:
     banks = {
         f"attention/{layer}": partial(build_bank, "attention", 16, 2, 2, 1) for layer in (1, 2)
     }
-    phase = next_token_phase(trunk, drawn, config, config.loop(24).steps)
+    phase = next_token_phase(trunk, drawn, config, config.loop(24).steps, "fp32")
     return Probes(config, labelled, labelled, banks, phase)
 
 
@@ -96,7 +96,7 @@ def test_the_trunk_takes_the_steps_of_next_token_loss_alone(data, tmp_path):
         ((rows, epoch, count),) = probes.batches(step)
         optimizer.zero_grad()
         for row in rows.tolist():
-            first = int(clips[[row]].drawn(0, epoch, True).firsts[0])
+            first = int(clips[np.array([row])].drawn(0, epoch, True).firsts[0])
             codes = data.codes(data.item(row), first, 4).astype(np.int64)
             tokens = [1, *(codes.ravel() + 4).tolist(), 2]
             # The end is a target where a clip is short, and none that is full.

@@ -11,8 +11,8 @@ from toto.models.llama import Llama
 from toto.probing.clips import Clips
 from toto.probing.config import ProbeTraining
 from toto.probing.finetune.network import layer_factor
-from toto.training.config import AdamW
-from toto.training.device import autocast, pick_precision
+from toto.training.config import AdamW, Precision
+from toto.training.device import autocast
 from toto.training.objectives.base import Metrics, Phase
 from toto.training.objectives.next_token import token_losses
 
@@ -31,6 +31,7 @@ def next_token_phase(
     clips: Callable[[Int[Tensor, " b"], int], Clips],
     config: ProbeTraining,
     steps: int,
+    precision: Precision,
 ) -> Phase:
     """Next-token training of `trunk` as a phase beside probes, on the clips that they see.
 
@@ -39,12 +40,13 @@ def next_token_phase(
         clips: clips of items in an epoch
         config: how the probes are trained, and it
         steps: of the run
+        precision: in which it computes
     """
 
     def loss(batch: tuple[Int[Tensor, " b"], int, int], step: int) -> tuple[Tensor, Metrics]:
         rows, epoch, count = batch
         sequences = clips(rows.cpu(), epoch).sequences().to(rows.device)
-        with autocast(rows.device, pick_precision("auto", rows.device)):
+        with autocast(rows.device, precision):
             losses = token_losses(trunk, sequences)
         share = losses.sum() / (count * losses.shape[1])
         return share, {"trunk_loss": share.detach()}

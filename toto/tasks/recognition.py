@@ -32,6 +32,7 @@ from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, 
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 from toto.training.adopt import details_of
+from toto.training.device import pick_precision
 from toto.training.loop import train
 from toto.training.objectives.base import Phase
 from toto.training.parallel import ALONE, World, in_turn, one_writer, wait
@@ -211,6 +212,7 @@ class _Recognition:
             lambda rows, epoch: items[rows].drawn(config.seed, epoch, config.random_start),
             config,
             config.loop(len(items)).steps,
+            pick_precision("auto", self.encoder.device),
         )
 
     def _banks(self, layers: int) -> Build:
