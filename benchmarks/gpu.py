@@ -46,6 +46,11 @@ def tokenizer() -> int:
     return _script("tokenizer.py", "--name", "gpu-tokenizer", "--compile")
 
 
+def finetune() -> int:
+    """Full fine-tuning of the base model at 128 px, with causal and with full attention."""
+    return _script("finetune.py", "--name", "gpu-finetune")
+
+
 def _script(name: str, *options: str) -> int:
     return subprocess.run([sys.executable, str(HERE / name), *options], check=False).returncode
 
@@ -57,6 +62,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "pretrain-1b": partial(pretrain, "1b"),
     "attention": attention,
     "tokenizer": tokenizer,
+    "finetune": finetune,
 }
 
 if __name__ == "__main__":

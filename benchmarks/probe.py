@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import commit, machine, random_dataset, write_result
 from torch import Tensor
 
 from toto.models.llama import Llama
 from toto.models.sizes import BASE, LARGE, ONE_B
-from toto.probing.clips import item_clips
+from toto.probing.clips import Items, items_of
 from toto.probing.config import ProbeTraining
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
@@ -105,9 +107,11 @@ class Contender:
         config: ProbeTraining,
     ) -> None:
         self.name, self.config = name, config
+        items = items_of(dataset, np.arange(ITEMS), 1)
         width, heads, points = model.size.width, model.size.heads, len(config.grid)
         labelled = Labelled(
-            partial(read, model, dataset, layers), torch.arange(ITEMS).remainder(CLASSES)
+            partial(read, FrozenFeatures(TrainedEncoder(model), layers, exact=False), items),
+            torch.arange(ITEMS).remainder(CLASSES),
         )
         banks = {
             f"{kind}/{layer}": partial(build_bank, kind, width, heads, CLASSES, points)
@@ -125,10 +129,10 @@ class Contender:
 
     def step(self, turn: int) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
-        (rows,) = self.probes.batches(turn)
+        ((rows, epoch, count),) = self.probes.batches(turn)
         for phase, optimizer in zip(self.probes.phases, self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
-            loss, _ = phase.loss(rows.to(self.device), turn)
+            loss, _ = phase.loss((rows.to(self.device), epoch, count), turn)
             loss.backward()
             clip_gradients(phase.module, phase.optimizer.clip)
             optimizer.step()
@@ -150,10 +154,9 @@ class Contender:
         return {"contender": self.name, "probes": points * banks} | rates | self.times
 
 
-def read(model: Llama, dataset: TokenDataset, layers: list[int], rows: Tensor) -> dict[str, Tensor]:
+def read(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:
     """Hidden states of the images at `rows`, from their codes on the disk on."""
-    clips = item_clips(dataset, rows.numpy(), 1)
-    return FrozenFeatures(model, clips.tokens, layers, exact=False)(torch.arange(len(rows)))
+    return features(items[rows].middle())
 
 
 if __name__ == "__main__":

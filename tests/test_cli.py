@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
-from toto.cli import data, models, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
@@ -327,6 +327,33 @@ def test_probe_images(folder):
     assert "Table 7" in "\n".join(table)
 
 
+def test_finetune_actions(folder):
+    command = "finetune actions run tokens --recipe demo --epochs 1 --batch 4 --micro-batch 2"
+    *table, path = made(folder, *command.split(), "--out", "tuned", "--attention", "full")
+    assert path == "tuned" and "it fine-tunes on no videos" in "\n".join(table)
+    result = json.loads((folder / "tuned" / "result.json").read_text())
+    splits = [split for _, _, split in rows_of_world(folder)]
+    trained, watched, test = result["clips"]
+    assert trained + watched == splits.count("train") and test == splits.count("test")
+    assert f"full      {result['accuracy']:6.1%}" in "\n".join(table)
+    # What it has made is there, and no LLaMA that anything would take for a causal one.
+    refused = toto(folder, *f"generate tuned --prompt {VIDEO} --out new.mp4".split())
+    assert refused.returncode == 2 and "not a saved model" in refused.stderr
+    assert (folder / "tuned" / "head.safetensors").exists()
+
+
+def test_finetune_images(folder):
+    """The trunk that causal fine-tuning leaves behind is a saved model again."""
+    for split, count in (("train", 12), ("val", 3)):
+        for seed, name in enumerate(("cat", "dog")):
+            make_images(folder / "photos" / split / name, count, 32, seed)
+    command = "finetune images run photos --recipe=demo --epochs 1 --batch 4 --micro-batch 4"
+    *table, path = made(folder, *command.split(), "--out", "tuned-images", "--workers", "1")
+    assert path == "tuned-images" and "Table 13" in "\n".join(table)
+    assert json.loads((folder / path / "result.json").read_text())["clips"][2] == 6
+    made(folder, *"features tuned-images photos --out again --workers 1".split())
+
+
 MISTAKES = {
     # command line: words of the one line that answers it
     "nonsense": ["nonsense", "world make"],
@@ -426,6 +453,18 @@ MISTAKES = {
     "probe actions run unlabelled --out new-probe": ["unlabelled", "label"],
     "probe actions run foreign --out new": ["foreign", "tokenizer"],
     "probe actions tokens tokens --out new": ["tokens", "not a saved model"],
+    "probe actions run tokens --out new --crops 4": ["crops, scale, flip and test_crops"],
+    "probe actions run tokens --out new --test-clips 0": ["test_clips 0"],
+    "finetune": ["finetune images", "finetune actions"],
+    "finetune actions run tokens --out new --recipe demmo": ["'demmo'", "did you mean 'demo'?"],
+    "finetune actions run tokens": ["--out"],
+    "finetune actions run tokens --out new --batch 6 --micro-batch 4": ["batch 6", "micro_batch 4"],
+    "finetune actions run tokens --out new --drop-path 1": ["drop_path 1.0"],
+    "finetune actions run foreign --out new": ["foreign", "tokenizer"],
+    "finetune actions nowhere tokens --out new": ["nowhere", "not a saved model"],
+    "finetune images run tokens --out no-photos": ["tokens", "too few labelled images"],
+    "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
+    "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],
     "demo --count many": ["--count", "'many'"],
     "demo --videos nowhere --out new-demo": ["nowhere"],
     "demo --out text.txt": ["text.txt"],
@@ -535,8 +574,12 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         options = options_of(Pretrain, "", flat=True)
         options |= {f"--{field}": documented(kind)[field] for field in ("gpu", "gpus")}
         return {f"{name} {recipe}": options for recipe in pretrain_recipes.RECIPES}
+    if name.startswith("finetune"):
+        options = options_of(finetune._FineTuned, "", flat=True)
+        positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
+        return {name: options | positional}
     function = name.replace(" ", "_")
-    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
+    (module,) = (m for m in (data, models, probes, studies, tokenizers) if hasattr(m, function))
     return {name: arguments_of(getattr(module, function))}
 
 

@@ -32,6 +32,7 @@ SMALL = {
     "toto generate": {"--frames": 2},
     "toto features": {"--workers": 1},
     "toto probe actions": {"--epochs": 1, "--workers": 1},
+    "toto finetune actions": {"--epochs": 1, "--batch": 2, "--micro-batch": 2},
 }
 
 

@@ -18,6 +18,7 @@ from toto.media.video import read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.saved import Saved, check_table, load_model, saved_in
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import pick_layers
 from toto.tokenizers.base import Codes, Tokenizer, load_tokenizer
 from toto.tokenizers.patches import Patches
@@ -58,6 +59,11 @@ class Toto:
         tokenizer = load_tokenizer(folder / "tokenizer", str(where))
         _refuse_misfits(folder, model, tokenizer, details)
         return cls(folder, model.to(where), tokenizer, details)
+
+    @property
+    def encoder(self) -> TrainedEncoder:
+        """What probes read."""
+        return TrainedEncoder(self.model)
 
     @property
     def device(self) -> torch.device:

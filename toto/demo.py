@@ -190,7 +190,7 @@ def _can_probe(settings: Demo, dataset: TokenDataset) -> bool:
 
 def _probe(settings: Demo, dataset: TokenDataset, out: Path) -> int:
     loaded = Toto.load(out / "pretrain")
-    result = probe_actions(loaded.model, dataset, loaded.frames, out / "probe", settings.probe)
+    result = probe_actions(loaded.encoder, dataset, loaded.frames, out / "probe", settings.probe)
     return sum(result.clips)
 
 

@@ -16,8 +16,9 @@ from tests.tiny import make_dataset, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
-from toto.probing.clips import item_clips, probe_splits
+from toto.probing.clips import items_of, probe_splits
 from toto.probing.config import ProbeKind, ProbeTraining
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures, pick_layers
 from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import build_bank
@@ -130,7 +131,7 @@ def planted(layers: dict[str, float], seed: int = 0, clips: int = CLIPS) -> Labe
         noise = torch.randn(clips, POSITIONS, WIDTH, generator=generator)
         noise[:, 2] += strength * directions[labels]
         hidden[name] = noise
-    return Labelled(lambda rows: {name: x[rows] for name, x in hidden.items()}, labels)
+    return Labelled(lambda rows, turn: {name: x[rows] for name, x in hidden.items()}, labels)
 
 
 def probes(
@@ -187,8 +188,8 @@ def test_the_grid_in_one_pass_is_what_each_probe_is_alone(tmp_path):
             config = together.phases[point].optimizer
             assert (config.learning_rate, config.weight_decay) == (rate, decay)
             for step in range(steps):
-                (rows,) = together.batches(step)
-                logits = REFERENCES[kind](p, together.train.features(rows)["1"])
+                ((rows, epoch, _),) = together.batches(step)
+                logits = REFERENCES[kind](p, together.train.features(rows, epoch)["1"])
                 optimizer.zero_grad()
                 F.cross_entropy(logits, together.train.labels[rows]).backward()
                 for group in optimizer.param_groups:
@@ -232,7 +233,7 @@ def test_each_epoch_sees_each_clip_once():
     orders = []
     for epoch in range(3):
         steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
-        rows = torch.cat([batch for step in steps for batch in seen.batches(step)])
+        rows = torch.cat([rows for step in steps for rows, _, _ in seen.batches(step)])
         assert rows.sort().values.tolist() == list(range(CLIPS))
         orders.append(rows.tolist())
     assert orders[0] != orders[1] != orders[2]
@@ -242,17 +243,30 @@ def test_few_clips_are_seen_in_as_many_epochs():
     assert TRAINING.loop(96).steps == 4 * 6
     assert TRAINING.loop(10).steps == 4
     few = Probes(TRAINING, planted(LAYERS, clips=10), planted(LAYERS), {})
-    assert [len(batch) for batch in few.batches(3)] == [10]
+    assert [len(rows) for rows, _, _ in few.batches(3)] == [10]
 
 
 @pytest.mark.parametrize("batch", [1, 7, 60, 64])
 def test_predictions_come_in_the_clips_order(batch):
     labels = torch.randint(CLASSES, (60,), generator=torch.Generator().manual_seed(1))
-    shown = Labelled(lambda rows: {"x": F.one_hot(labels[rows], CLASSES)}, labels)
+    shown = Labelled(lambda rows, turn: {"x": F.one_hot(labels[rows], CLASSES)}, labels)
     guesses = shown.predictions(lambda features: {"same": features["x"].float()[None]}, batch)
     assert guesses["same"].shape == (1, 60, CLASSES)
     assert torch.equal(guesses["same"][0, :, 0], labels)
     assert shown.accuracy(guesses["same"]) == [1.0]
+
+
+def test_probabilities_are_averaged_over_the_views():
+    """A view that is sure outweighs two that are not, which a vote or a mean of logits need not."""
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(3, 2, 50, CLASSES)
+    labels = torch.zeros(50, dtype=torch.long)
+    shown = Labelled(lambda rows, view: {"x": logits[view][:, rows]}, labels, views=3)
+    guesses = shown.predictions(lambda features: {"it": features["x"]}, 7)["it"]
+    means = logits.softmax(-1).mean(0)
+    assert torch.equal(guesses[..., 0], means.argmax(-1))
+    assert torch.equal(guesses, means.topk(min(CLASSES, 5)).indices)
+    assert not torch.equal(guesses[..., 0], logits.mean(0).argmax(-1))
 
 
 def test_neighbours_vote_as_scikit_learn_would_count_them():
@@ -262,12 +276,12 @@ def test_neighbours_vote_as_scikit_learn_would_count_them():
     passing(torch.arange(0, CLIPS, 2))
     means, rows = passing.means(batch=7)
     assert sorted(rows.tolist()) == list(range(CLIPS))
-    plain = known.features(rows)["0"].mean(1)
+    plain = known.features(rows, 0)["0"].mean(1)
     torch.testing.assert_close(means["0"], plain)
     knn = Neighbours(means, known.labels[rows], CLASSES)
-    votes = knn(asked.features(torch.arange(40)))["knn/0"][0]
+    votes = knn(asked.features(torch.arange(40), 0))["knn/0"][0].exp()
     centre = plain.mean(0)
-    x = asked.features(torch.arange(40))["0"].mean(1) - centre
+    x = asked.features(torch.arange(40), 0)["0"].mean(1) - centre
     expected = torch.zeros(40, CLASSES)
     for i in range(40):
         cosines = F.cosine_similarity(x[i][None], plain - centre)
@@ -283,7 +297,7 @@ def test_means_that_do_not_fit_are_those_of_some_clips_at_random():
     means, rows = passing.means(batch=7)
     assert len(rows) == len(means["0"]) == len(means["1"]) == 10
     assert rows.tolist() != sorted(rows.tolist()) and len(set(rows.tolist())) == 10
-    torch.testing.assert_close(means["1"], known.features(rows)["1"].mean(1))
+    torch.testing.assert_close(means["1"], known.features(rows, 0)["1"].mean(1))
 
 
 @pytest.fixture(scope="module")
@@ -293,17 +307,20 @@ def trunk() -> Llama:
     return Llama(size, 128).eval().requires_grad_(False)
 
 
-def test_features_are_the_trunks_hidden_states_stored_or_not(trunk):
-    tokens = torch.randint(4, 34, (7, 10))
-    expected = trunk.hidden_states(tokens[:, :-1], (1, 3))
+def test_features_are_the_trunks_hidden_states_kept_or_not(trunk, tmp_path):
+    visual = save_tokenizer(tmp_path / "tokenizer")
+    data = make_dataset(make_videos(tmp_path / "videos", [4] * 7), visual, tmp_path / "data")
+    clips = items_of(data, np.arange(7), 4).middle()
+    expected = trunk.hidden_states(clips.inputs(), (1, 3))
     done = []
-    fresh = FrozenFeatures(trunk, tokens, (1, 3))
-    stored = FrozenFeatures(trunk, tokens, (1, 3), batch=3, limit=10**6, advance=done.append)
-    assert (fresh.bytes, stored.bytes) == (0, 7 * 2 * 8 * 16 * 2)
+    fresh, kept = (FrozenFeatures(TrainedEncoder(trunk), (1, 3)) for _ in range(2))
+    fresh.keep(clips, limit=7 * 2 * 16 * 16 * 2 - 1)
+    kept.keep(clips, batch=3, limit=7 * 2 * 16 * 16 * 2, advance=done.append)
+    assert (fresh.bytes, kept.bytes) == (0, 7 * 2 * 16 * 16 * 2)
     assert sum(done) == 7
     rows = torch.tensor([5, 0, 6])
-    for features in (fresh, stored):
-        found = features(rows)
+    for features in (fresh, kept):
+        found = features(clips[rows])
         assert set(found) == {"1", "3"}
         for layer in (1, 3):
             assert found[str(layer)].dtype == torch.float32
@@ -353,17 +370,21 @@ def test_labelled_clips_are_the_middle_of_their_items(tmp_path):
     train_part, chosen_by, test, classes = parts
     assert classes == ["cat", "dog"]
     assert len(train_part) + len(chosen_by) == 24
-    assert {item.split for part in (train_part, chosen_by) for item in part.items} == {"train"}
-    assert {item.split for item in test.items} == {"test"}
-    assert not {i.key for i in train_part.items} & {i.key for i in chosen_by.items}
+    assert {item.split for part in (train_part, chosen_by) for item in part.middle().items} == {
+        "train"
+    }
+    assert {item.split for item in test.middle().items} == {"test"}
+    assert not set(train_part.rows) & set(chosen_by.rows)
     for part in (train_part, chosen_by, test):
-        for i, item in enumerate(part.items):
+        clips, labels = part.middle(), part.labels(classes)
+        inputs = clips.inputs()
+        for i, item in enumerate(clips.items):
             codes = data.codes(item)
             first = {9: 2, 3: 0, 4: 0, 6: 1, 5: 0}[item.frames]
-            assert part.firsts[i] == first
+            assert clips.firsts[i] == first
             frames = [codes[min(first + k, item.frames - 1)].ravel().tolist() for k in range(4)]
-            assert part.tokens[i].tolist() == [1, *(c + 4 for f in frames for c in f), 2]
-            assert classes[part.labels(classes)[i]] == item.label
+            assert inputs[i].tolist() == [1, *(c + 4 for f in frames for c in f)]
+            assert classes[labels[i]] == item.label
 
 
 def test_labels_that_are_missing_or_strange_are_named(tmp_path):
@@ -374,7 +395,7 @@ def test_labels_that_are_missing_or_strange_are_named(tmp_path):
         probe_splits(data, 0.3, 4)
     make_videos(tmp_path / "one" / "cat", [5] * 20)
     data = make_dataset(tmp_path / "one", visual, tmp_path / "data")
-    with pytest.raises(UserError, match="1 class in the training part"):
+    with pytest.raises(UserError, match="1 class in training"):
         probe_splits(data, 0.3, 4)
     with pytest.raises(UserError, match=r"label 'cat' of cat/video000\.mp4 does not occur"):
-        item_clips(data, np.array([0]), 4).labels(["dog", "eel"])
+        items_of(data, np.array([0]), 4).labels(["dog", "eel"])

@@ -98,6 +98,8 @@ def make_report() -> Report:
         probe=ProbeResult(
             classes=["slide", "spin", "rotate", "contain", "pick and place", "no action"],
             clips=[960, 240, 300],
+            views=1,
+            unread={},
             held_out_accuracy=[0.31, 0.38, 0.44, 0.49, 0.46, 0.41],
             test_accuracy=[0.30, 0.40, 0.43, 0.47, 0.48, 0.39],
             probe="attention",

@@ -61,6 +61,9 @@ def rotate(x: Float[Tensor, "b h t d"], cos: Tensor, sin: Tensor) -> Float[Tenso
 class Attention(nn.Module):
     """Causal self-attention without biases."""
 
+    causal = True
+    """False, set from outside: each position sees all others, and no cache can be used"""
+
     def __init__(self, size: LlamaSize) -> None:
         super().__init__()
         self.head_width = size.head_width
@@ -81,8 +84,9 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        is_causal = self.causal and q.shape[2] == k.shape[2]
         x_bhtd = F.scaled_dot_product_attention(
-            q, k, v, _mask(q, k), is_causal=q.shape[2] == k.shape[2], scale=self.scale
+            q, k, v, _mask(q, k), is_causal=is_causal, scale=self.scale
         )
         return self.o_proj(x_bhtd.transpose(1, 2).flatten(-2))
 
@@ -192,16 +196,21 @@ class Backbone(nn.Module):
         return Cache(weight.new_zeros(shape), weight.new_zeros(shape))
 
     def _run(self, inputs: Tensor, wanted: Sequence[int], cache: Cache | None) -> dict[int, Tensor]:
+        return self.run_blocks(self.embed(inputs, not cache or not cache.length), wanted, cache)
+
+    def run_blocks(
+        self, x_btc: Float[Tensor, "b t c"], wanted: Sequence[int], cache: Cache | None = None
+    ) -> dict[int, Float[Tensor, "b t c"]]:
+        """States of the `wanted` layers, by layer, where `x_btc` is layer 0."""
         start = cache.length if cache else 0
-        cos, sin = self.rotary(start, inputs.shape[1], inputs.device)
-        x_btc = self.embed(inputs, first=start == 0)
+        cos, sin = self.rotary(start, x_btc.shape[1], x_btc.device)
         states = {0: x_btc} if 0 in wanted else {}
         for layer in range(1, max(wanted) + 1):
             x_btc = self.model.layers[layer - 1](x_btc, cos, sin, cache, layer - 1)
             if layer in wanted:
                 states[layer] = x_btc
         if cache is not None:
-            cache.length += inputs.shape[1]
+            cache.length += x_btc.shape[1]
         return states
 
 

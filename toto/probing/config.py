@@ -1,13 +1,43 @@
 """What the training of probes is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 from toto.errors import at_least
+from toto.media.view import View
 from toto.training.config import Loop
 
 ProbeKind = Literal["attention", "mean", "last", "cross"]
+TrunkUpdate = Literal["none", "next_token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeViews:
+    """What is tokenized of media to train probes on and to test them on."""
+
+    crops: int = 0
+    """stored crops of each training item, of which each epoch sees one; 0: the square in the
+    middle"""
+    scale: tuple[float, float] | None = None
+    """these crops are boxes of a random part of the area between these, like 0.08 1"""
+    flip: bool = False
+    """each of these crops is mirrored with probability one half"""
+    test_crops: int = 1
+    """crops of each test item, evenly from one end of its longer side to the other"""
+
+    def __post_init__(self) -> None:
+        at_least(1, test_crops=self.test_crops)
+
+    def train(self, view: View) -> View:
+        """The view of training items, where the model's own is `view`."""
+        return replace(view, crops=self.crops, scale=self.scale, flip=self.flip)
+
+    def test(self, view: View) -> View:
+        """The view of test items."""
+        if self.test_crops == 1:
+            return view
+        return replace(view, crops=self.test_crops, spread="even")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +59,23 @@ class ProbeTraining:
     """part of the training clips that probe, layer, learning rate and decay are chosen on"""
     heads: int | None = None
     """heads of the attention; as many as the trunk has where none are given"""
+    random_start: bool = False
+    """a training clip of a video begins at a random frame in each epoch, and is not the middle
+    one"""
+    test_clips: int = 1
+    """clips of each test video, evenly spaced; probabilities are averaged over them and over all
+    stored crops"""
+    trunk_update: TrunkUpdate = "none"
+    """none: the model stays as it is; next_token: a copy goes on training by next-token loss on the
+    training clips, without the probes' gradients, while they read its states of the moment"""
+    trunk_learning_rate: float = 6e-5
+    """peak learning rate of that training"""
+    trunk_layer_decay: float = 0.9
+    """learning rate of each of its blocks as a factor of that of the block above"""
+    rope_base: float | None = None
+    """base of the rotary embedding where it is not the model's (the paper: 50,000 at 256 px)"""
     seed: int = 0
-    """seed of initial weights and of the order of the clips"""
+    """seed of initial weights, of the order of the clips and of what an epoch sees of each"""
 
     def __post_init__(self) -> None:
         at_least(
@@ -39,6 +84,7 @@ class ProbeTraining:
             probes=len(self.probes),
             learning_rates=len(self.learning_rates),
             weight_decays=len(self.weight_decays),
+            test_clips=self.test_clips,
         )
         at_least(2, batch=self.batch)  # batch norm needs two
 

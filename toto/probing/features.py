@@ -1,14 +1,18 @@
-"""Hidden states of a frozen trunk: any layers, in one pass."""
+"""Hidden states of a frozen encoder: any layers, in one pass."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.models.llama import Backbone
+from toto.probing.clips import Clips
+from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.training.device import autocast, pick_precision
+from toto.training.parallel import ALONE, World, total
 
 Hidden = dict[str, Tensor]
 
@@ -39,52 +43,67 @@ def _none(layers: str, count: int) -> list[int]:
 
 
 class FrozenFeatures:
-    """Hidden states of the clips' code positions, by layer name.
+    """Hidden states of clips at the places of their grid, by layer name.
 
-    They are computed once and kept in bf16 if all of them fit into `limit` bytes, and computed
-    anew for each batch otherwise. They are given in fp32, or where that need not be `exact`, in the
-    precision that the trunk computes in.
+    They are computed when they are asked for; those of clips that are kept are computed once, and
+    held in bf16. They are given in fp32, or where that need not be `exact`, in the precision that
+    the encoder computes in.
     """
 
-    def __init__(
-        self,
-        model: Backbone,
-        tokens: Shaped[Tensor, "clips positions ..."],
-        layers: Sequence[int],
-        batch: int = 16,
-        limit: int = 0,
-        advance: Callable[[int], None] = lambda done: None,
-        exact: bool = True,
-    ) -> None:
-        self.model, self.tokens, self.layers = model, tokens, list(layers)
-        self.device = next(model.parameters()).device
+    def __init__(self, encoder: Encoder, layers: Sequence[int], exact: bool = True) -> None:
+        self.encoder, self.layers, self.device = encoder, list(layers), encoder.device
         self.precision = pick_precision("auto", self.device)
         self.dtype = torch.float32 if exact or self.precision == "fp32" else torch.bfloat16
-        positions = tokens.shape[1] - 2
-        size = len(tokens) * len(self.layers) * positions * model.size.width * 2
-        self.stored: Hidden | None = None
-        self.bytes = size if size <= limit else 0
-        """memory that the stored states take"""
-        if self.bytes:
-            shape = (len(tokens), positions, model.size.width)
-            stored = {str(i): torch.empty(shape, dtype=torch.bfloat16) for i in self.layers}
-            for start in range(0, len(tokens), batch):
-                rows = slice(start, start + batch)
-                for name, hidden in self._compute(tokens[rows]).items():
-                    stored[name][rows] = hidden
-                advance(len(tokens[rows]))
-            self.stored = stored
+        self.bytes = 0
+        """memory that the kept states take"""
+        self._rows = np.empty(0, np.int64)
+        self._kept: Hidden = {}
 
-    def __call__(self, rows: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b t c"]]:
-        """Hidden states of the clips at `rows` (on the CPU), on the model's device."""
-        if self.stored is None:
-            return self._compute(self.tokens[rows])
-        return {name: x[rows].to(self.device, self.dtype) for name, x in self.stored.items()}
+    def keep(
+        self,
+        clips: Clips,
+        batch: int = 16,
+        limit: int = 0,
+        world: World = ALONE,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Compute the states of clips now and keep them, if they fit into `limit` bytes.
+
+        There is one clip of each row; rows are in order. Processes of a world share the work, and
+        keep all.
+        """
+        shape = self._shape(clips)
+        size = len(clips) * len(self.layers) * prod(shape) * 2
+        if size > limit:
+            return
+        kept = {str(i): torch.zeros(len(clips), *shape, dtype=torch.bfloat16) for i in self.layers}
+        mine = world.part(len(clips))
+        for some in mine.split(batch):
+            for name, hidden in self._compute(clips[some]).items():
+                kept[name][some] = hidden.to("cpu", torch.bfloat16)
+            advance(len(some))
+        for states in kept.values():
+            total(world, states.view(torch.uint8))  # others' are zero
+        self.bytes, self._rows, self._kept = size, clips.rows, kept
+
+    def __call__(self, clips: Clips) -> dict[str, Float[Tensor, "b t c"]]:
+        """Hidden states of clips, on the encoder's device."""
+        if not self._kept:
+            return self._compute(clips)
+        places = torch.from_numpy(np.searchsorted(self._rows, clips.rows))
+        return {name: x[places].to(self.device, self.dtype) for name, x in self._kept.items()}
+
+    def _shape(self, clips: Clips) -> torch.Size:
+        """Of one clip's states."""
+        return next(iter(self._compute(clips[:1]).values())).shape[1:]
 
     @torch.no_grad()
-    def _compute(self, tokens: Tensor) -> dict[str, Tensor]:
-        inputs = tokens[:, :-1].to(self.device)
+    def _compute(self, clips: Clips) -> dict[str, Tensor]:
+        inputs = (
+            clips.inputs()
+            if isinstance(self.encoder, TrainedEncoder)
+            else torch.from_numpy(clips.stored())
+        ).to(self.device)
         with autocast(self.device, self.precision):
-            hidden = self.model.hidden_states(inputs, self.layers)
-        # The start token's state is the same for all clips.
-        return {str(layer): hidden[layer][:, 1:].to(self.dtype) for layer in self.layers}
+            hidden = self.encoder.hidden_states(inputs, self.layers)
+        return {str(layer): hidden[layer].to(self.dtype) for layer in self.layers}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toto.probing.config import ProbeKind
+from toto.training.parallel import ALONE, World, total
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -24,6 +25,29 @@ POOLS: dict[str, Pool] = {
     "last": lambda x: x[:, -1],
 }
 """What becomes of the states of a clip's positions, `(b, t, c)`, by name."""
+
+
+_MOMENTUM = 0.1
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm without affine, over the batches of all processes together."""
+
+    def __init__(self, width: int, world: World = ALONE) -> None:
+        super().__init__(width, eps=1e-6, momentum=_MOMENTUM, affine=False)
+        self.world = world
+
+    def forward(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        # PyTorch's own for several processes is for GPUs alone.
+        if self.world.size == 1 or not self.training:
+            return super().forward(x)
+        count = float(total(self.world, torch.tensor([float(len(x))], dtype=torch.float64)))
+        mean = total(self.world, x.sum(0, dtype=torch.float32)) / count
+        variance = total(self.world, (x - mean).square().sum(0)) / count
+        assert self.running_mean is not None and self.running_var is not None
+        self.running_mean.lerp_(mean, _MOMENTUM)
+        self.running_var.lerp_(variance * count / (count - 1), _MOMENTUM)
+        return F.batch_norm(x, mean, variance, eps=self.eps)
 
 
 class Bank(nn.Module):
@@ -48,10 +72,12 @@ class Bank(nn.Module):
 class LinearBank(Bank):
     """Batch norm without affine of the vector that `pool` makes, and a linear classifier."""
 
-    def __init__(self, pool: Pool, width: int, classes: int, count: int = 1) -> None:
+    def __init__(
+        self, pool: Pool, width: int, classes: int, count: int = 1, world: World = ALONE
+    ) -> None:
         super().__init__(nn.Linear(width, classes), count)
         self.pool = pool
-        self.norm = nn.BatchNorm1d(width, eps=1e-6, affine=False)
+        self.norm = BatchNorm(width, world)
 
     def read(self, hidden: Tensor, members: Iterable[nn.Module]) -> list[Tensor]:
         x = self.norm(self.pool(hidden).float())
@@ -61,12 +87,14 @@ class LinearBank(Bank):
 class AttentionBank(Bank):
     """AIM's attention pooling, after a batch norm without affine over the channels."""
 
-    def __init__(self, width: int, heads: int, classes: int, count: int = 1) -> None:
-        super().__init__(_AttentionProbe(width, heads, classes), count)
-        self.norm = nn.BatchNorm1d(width, eps=1e-6, affine=False)
+    def __init__(
+        self, width: int, heads: int, classes: int, count: int = 1, world: World = ALONE
+    ) -> None:
+        super().__init__(AttentionProbe(width, heads, classes), count)
+        self.norm = BatchNorm(width, world)
 
     def read(self, hidden: Tensor, members: Iterable[nn.Module]) -> list[Tensor]:
-        return _attend(self.norm(hidden.flatten(0, 1)).view(hidden.shape), members)
+        return attend(self.norm(hidden.flatten(0, 1)).view(hidden.shape), members)
 
 
 class CrossBank(Bank):
@@ -76,19 +104,21 @@ class CrossBank(Bank):
         super().__init__(_CrossProbe(width, heads, classes), count)
 
     def read(self, hidden: Tensor, members: Iterable[nn.Module]) -> list[Tensor]:
-        return _attend(F.layer_norm(hidden, hidden.shape[-1:]), members)
+        return attend(F.layer_norm(hidden, hidden.shape[-1:]), members)
 
 
-def build_bank(kind: ProbeKind, width: int, heads: int, classes: int, count: int) -> Bank:
+def build_bank(
+    kind: ProbeKind, width: int, heads: int, classes: int, count: int, world: World = ALONE
+) -> Bank:
     """`count` probes of a kind on states of `width` channels."""
     if kind == "attention":
-        return AttentionBank(width, heads, classes, count)
+        return AttentionBank(width, heads, classes, count, world)
     if kind == "cross":
         return CrossBank(width, heads, classes, count)
-    return LinearBank(POOLS[kind], width, classes, count)
+    return LinearBank(POOLS[kind], width, classes, count, world)
 
 
-class _AttentionProbe(nn.Module):
+class AttentionProbe(nn.Module):
     """AIM's head (apple/ml-aim: aim-v1/aim/v1/torch/layers.py).
 
     Keys and values linear without bias; one learned query for each head; softmax(q k / sqrt(d)) v;
@@ -149,7 +179,7 @@ class _CrossProbe(nn.Module):
         return self.classifier(x)
 
 
-def _attend(hidden: Float[Tensor, "b t c"], members: Iterable[nn.Module]) -> list[Tensor]:
+def attend(hidden: Float[Tensor, "b t c"], members: Iterable[nn.Module]) -> list[Tensor]:
     """Each member's logits of what its heads pool.
 
     What is as large as the states is in their precision, all else in fp32.

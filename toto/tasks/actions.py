@@ -2,20 +2,27 @@
 
 from pathlib import Path
 
-from toto.models.llama import Backbone
 from toto.probing.config import ProbeTraining
-from toto.tasks.recognition import recognise
+from toto.probing.encoder import Encoder
+from toto.tasks.recognition import Question, recognise
 from toto.tasks.results import ProbeResult
 from toto.tokens.store import TokenDataset
+from toto.training.parallel import ALONE, World
 
 
 def probe_actions(
-    model: Backbone, dataset: TokenDataset, frames: int, out: Path, config: ProbeTraining
+    encoder: Encoder,
+    dataset: TokenDataset,
+    frames: int,
+    out: Path,
+    config: ProbeTraining,
+    test: TokenDataset | None = None,
+    world: World = ALONE,
 ) -> ProbeResult:
-    """What `model` knows of the labels of videos, by the middle clip of each.
+    """What `encoder` knows of the labels of videos, by clips of `frames` kept frames.
 
     Raises:
         UserError: labels are missing, there are too few videos, or `out` was begun with another
-            model, other data or other settings.
+            encoder, other data or other settings.
     """
-    return recognise(model, dataset, "video", frames, out, config)
+    return recognise(Question(encoder, dataset, "video", frames, config, test), out, world)

@@ -7,23 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from toto.api import Toto
 from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
-from toto.models.saved import weights_fingerprint
 from toto.probing.baselines.base import Baseline
-from toto.probing.clips import Clips, item_clips
+from toto.probing.clips import items_of
 from toto.probing.features import FrozenFeatures, Hidden, pick_layers
 from toto.probing.pooling import POOLS
-from toto.probing.probes import Features
 from toto.progress import progress
-from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset
-from toto.tokens.vocabulary import Vocabulary
-from toto.training.device import autocast, pick_precision
 
 _CLIPS = 64
 # Clips whose states of all layers are in memory together.
@@ -44,27 +38,24 @@ def export_features(
     """
     if pool not in POOLS:
         raise UserError(f"pool {pool!r}: one of {', '.join(POOLS)}")
-    count = loaded.layers if isinstance(loaded, Baseline) else loaded.model.size.layers
-    chosen = pick_layers(layers, count)
+    chosen = pick_layers(layers, loaded.encoder.layers)
     rows = np.flatnonzero(dataset.column("crop") == 0)
     frames = min(loaded.frames, int(dataset.column("frames").max()))
-    clips = item_clips(dataset, rows, frames)
+    clips = items_of(dataset, rows, frames).middle()
     settings = {
-        "model": loaded.fingerprint
-        if isinstance(loaded, Baseline)
-        else weights_fingerprint(loaded.model),
+        "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
         "layers": chosen,
         "pool": pool,
     }
     with only_writer(out):
         begin(out / "features.json", settings)
-        features = _features(loaded, clips, dataset.layout, chosen)
+        features = FrozenFeatures(loaded.encoder, chosen)
         with progress("features", len(clips), "clips") as advance:
             for number, rows in enumerate(torch.arange(len(clips)).split(_CLIPS)):
                 path = out / f"{number:05d}.safetensors"
                 if not path.exists():
-                    parts = [_pooled(features(some), pool) for some in rows.split(_AT_ONCE)]
+                    parts = [_pooled(features(clips[i]), pool) for i in rows.split(_AT_ONCE)]
                     states = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                     partial = out / f".{path.name}.partial"
                     save_file(states, partial)
@@ -75,32 +66,13 @@ def export_features(
                 "key": [item.key for item in clips.items],
                 "label": pa.array([item.label for item in clips.items], pa.string()),
                 "split": pa.array([item.split for item in clips.items], pa.string()),
-                "first_frame": list(clips.firsts),
+                "first_frame": clips.firsts.tolist(),
             }
         )
         pq.write_table(rows_table, out / "items.parquet")
 
 
-def _pooled(states: Hidden, pool: str) -> dict[str, Tensor]:
+def _pooled(states: Hidden, pool: str) -> Hidden:
     return {
         f"layer_{layer}": POOLS[pool](hidden).contiguous().cpu() for layer, hidden in states.items()
     }
-
-
-def _features(
-    loaded: Toto | Baseline, clips: Clips, layout: Vocabulary | PatchGrid, layers: list[int]
-) -> Features:
-    """States by layer name, of the clips at given rows."""
-    if isinstance(loaded, Toto):
-        return FrozenFeatures(loaded.model, clips.tokens, layers)
-    assert isinstance(layout, PatchGrid)
-    encoder, grid = loaded, layout
-
-    @torch.no_grad()
-    def of_frames(rows: Tensor) -> Hidden:
-        frames = grid.pixels(clips.tokens[rows][:, 1:-1])
-        with autocast(encoder.device, pick_precision("auto", encoder.device)):
-            hidden = encoder.hidden_states(frames, layers)
-        return {str(layer): states.float() for layer, states in hidden.items()}
-
-    return of_frames

@@ -2,20 +2,26 @@
 
 from pathlib import Path
 
-from toto.models.llama import Backbone
 from toto.probing.config import ProbeTraining
-from toto.tasks.recognition import recognise
+from toto.probing.encoder import Encoder
+from toto.tasks.recognition import Question, recognise
 from toto.tasks.results import ProbeResult
 from toto.tokens.store import TokenDataset
+from toto.training.parallel import ALONE, World
 
 
 def probe_images(
-    model: Backbone, dataset: TokenDataset, out: Path, config: ProbeTraining
+    encoder: Encoder,
+    dataset: TokenDataset,
+    out: Path,
+    config: ProbeTraining,
+    test: TokenDataset | None = None,
+    world: World = ALONE,
 ) -> ProbeResult:
-    """What `model` knows of the labels of images; each is a sequence of its own.
+    """What `encoder` knows of the labels of images; each is a sequence of its own.
 
     Raises:
         UserError: labels are missing, there are too few images, or `out` was begun with another
-            model, other data or other settings.
+            encoder, other data or other settings.
     """
-    return recognise(model, dataset, "image", 1, out, config)
+    return recognise(Question(encoder, dataset, "image", 1, config, test), out, world)

@@ -1,141 +1,351 @@
 """Recognition by frozen probes (Toto, sections 4.1 and 4.2): what all its tasks share."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from toto.config import begin, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
-from toto.files import only_writer
-from toto.media.video import read_clip
-from toto.models.llama import Backbone
-from toto.models.saved import weights_fingerprint
-from toto.probing.clips import Clips, probe_splits
+from toto.models.llama import Llama
+from toto.models.saved import save_model
+from toto.probing.clips import Items, probe_splits
 from toto.probing.config import ProbeTraining
+from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
 from toto.probing.probes import Features, Labelled, Probes
+from toto.probing.trunk import next_token_phase, trainable_copy
 from toto.progress import progress
 from toto.tasks.paper import PAPER
+from toto.tasks.pixels import pixels_of
 from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, mean_per_class
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
+from toto.training.adopt import details_of
 from toto.training.loop import train
+from toto.training.objectives.base import Phase
+from toto.training.parallel import ALONE, World, in_turn, one_writer, wait
 
 # Features up to this size are computed once and kept in memory.
 _LIMIT = 5 * 2**29
 
 Guesses = dict[str, Tensor]
+Build = dict[str, Callable[[], Bank]]
 
 
-def recognise(
-    model: Backbone,
-    dataset: TokenDataset,
-    kind: Kind,
-    frames: int,
-    out: Path,
-    config: ProbeTraining,
-) -> ProbeResult:
-    """Train probes on every layer of `model` and read the chosen ones on the test clips, once.
+@dataclass(frozen=True)
+class Question:
+    """What is asked: how well the classes of items can be read from an encoder's states."""
+
+    encoder: Encoder
+    dataset: TokenDataset
+    kind: Kind
+    frames: int
+    """of a clip; an image is one"""
+    config: ProbeTraining
+    test: TokenDataset | None = None
+    """what is tested on, where that is a data set of its own"""
+
+    def __post_init__(self) -> None:
+        if self.encoder.width % self.heads:
+            raise UserError(
+                f"{self.heads} probe heads do not divide the model's width {self.encoder.width}"
+            )
+        reads_tokens = isinstance(self.encoder, TrainedEncoder) and isinstance(
+            self.encoder.model, Llama
+        )
+        if self.changes_trunk and not reads_tokens:
+            raise UserError("trunk_update and rope_base are for models that read tokens")
+        for name in ("tokenizer", "grid"):
+            own, its = self.dataset.info[name], self.tested.info[name]
+            if own != its:
+                raise UserError(
+                    f"{self.tested.folder} has {name} {its}, {self.dataset.folder} has {own}: "
+                    "what is trained on and what is tested on must agree"
+                )
+
+    @property
+    def tested(self) -> TokenDataset:
+        """The data set that the test items are of."""
+        return self.test or self.dataset
+
+    @property
+    def changes_trunk(self) -> bool:
+        """Whether a copy of the model is read that is no longer the same."""
+        return self.config.trunk_update != "none" or self.config.rope_base is not None
+
+    @property
+    def heads(self) -> int:
+        """Of the probes' attention."""
+        return self.config.heads or self.encoder.heads
+
+    def settings(self) -> dict[str, object]:
+        """All that the answer depends on."""
+        return {
+            "encoder": self.encoder.fingerprint,
+            "data": self.dataset.fingerprint,
+            "test": self.test and self.test.fingerprint,
+            "kind": self.kind,
+            "frames": self.frames,
+            "training": to_dict(self.config),
+        }
+
+
+def recognise(question: Question, out: Path, world: World = ALONE) -> ProbeResult:
+    """Train probes on every layer of the encoder and read the chosen ones on the test items, once.
+
+    All processes of the world call this; the first one writes.
 
     Raises:
-        UserError: labels are missing, there are too few clips, or `out` was begun with another
-            model, other data or other settings.
+        UserError: labels are missing, there are too few items, or `out` was begun with another
+            encoder, other data or other settings.
     """
-    heads, width = config.heads or model.size.heads, model.size.width
-    if width % heads:
-        raise UserError(f"{heads} probe heads do not divide the model's width {width}")
-    question = {
-        "model": weights_fingerprint(model),
-        "data": dataset.fingerprint,
-        "kind": kind,
-        "frames": frames,
-        "training": to_dict(config),
-    }
-    with only_writer(out):
-        begin(out / "config.json", question)
+    with one_writer(out, world):
+        in_turn(world, lambda: begin(out / "config.json", question.settings()))
         if (out / "result.json").exists():
             return from_dict(ProbeResult, read_json(out / "result.json", "a result"), str(out))
-        *parts, classes = probe_splits(dataset, config.held_out, frames, kind)
-        labels = [part.labels(classes) for part in parts]
-        features = _features(model, parts)
-        passing = Passing(features[0], len(parts[0]), config.seed)
-        layers = model.size.layers + 1
-        banks: dict[str, Callable[[], Bank]] = {
-            f"{probe}/{layer}": partial(
-                build_bank, probe, width, heads, len(classes), len(config.grid)
-            )
-            for probe in config.probes
-            for layer in range(layers)
-        }
-        reads: list[Features] = [passing, *features[1:]]
-        labelled = [Labelled(read, own) for read, own in zip(reads, labels, strict=True)]
-        probes = _train(labelled, banks, out / "probes", config, model, "probe layers")
-        means, kept = passing.means(config.batch)
-        knn = Neighbours(means, labels[0][kept], len(classes))
-        held_out = _accuracies(labelled[1], labelled[1].predictions(knn, config.batch))
-        chosen = probes.chosen()
-        held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
-        guesses = _read(probes, labelled[2], knn)
-        pixels = _pixel_accuracies(parts, labels, len(classes), dataset, frames, out, config, model)
-        curves = {
-            probe: _curve(probe, layers, held_out, guesses, labelled[2], probes)
-            for probe in (*config.probes, "knn")
-        }
-        result = _result(curves, guesses, pixels, labels, classes, PAPER[kind])
-        write_json(out / "result.json", result)
+        result = _Recognition(question, out, world).result()
+        if world.is_first:
+            write_json(out / "result.json", result)
+        wait(world)
         return result
 
 
-def _features(model: Backbone, parts: list[Clips]) -> list[FrozenFeatures]:
-    layers = range(model.size.layers + 1)
-    features: list[FrozenFeatures] = []
-    with progress("features", sum(len(part) for part in parts), "clips") as advance:
-        for part in parts:
-            left = _LIMIT - sum(x.bytes for x in features)
-            features.append(
-                FrozenFeatures(model, part.tokens, layers, limit=left, advance=advance, exact=False)
-            )
-    return features
+class _Recognition:
+    """One question on its way to its answer."""
+
+    def __init__(self, question: Question, out: Path, world: World) -> None:
+        self.question, self.out, self.world = question, out, world
+        self.config = question.config
+        self.encoder, self.trunk = _reader(question)
+        *parts, self.classes = probe_splits(
+            question.dataset,
+            self.config.held_out,
+            question.frames,
+            question.kind,
+            question.test,
+        )
+        self.parts: list[Items] = parts
+        self.labels = [part.labels(self.classes) for part in parts]
+        self.views = parts[2].views(self.config.test_clips)
+
+    def result(self) -> ProbeResult:
+        """Train, choose and read."""
+        layers = self.encoder.layers + 1
+        labelled, passing = self._labelled()
+        probes = self._train(
+            labelled, self._banks(layers), "probes", "probe layers", self._beside()
+        )
+        if self.trunk is not None and self.world.is_first:
+            details = details_of(self.question.dataset, self.question.frames)
+            tokenizer = self.question.dataset.tokenizer_folder
+            save_model(self.trunk, details, tokenizer, self.out / "model")
+        means, kept = passing.means(self.config.batch, self.world)
+        knn = Neighbours(means, self.labels[0][kept], len(self.classes))
+        held_out = _accuracies(
+            labelled[1], labelled[1].predictions(knn, self.config.batch, self.world)
+        )
+        chosen = probes.chosen()
+        held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
+        guesses = self._read(probes, labelled[2], "test", knn)
+        curves = {
+            probe: _curve(probe, layers, held_out, guesses, labelled[2], probes)
+            for probe in (*self.config.probes, "knn")
+        }
+        return self._result(curves, guesses, self._pixel_accuracies())
+
+    def _labelled(self) -> tuple[list[Labelled], Passing]:
+        """What is trained on, chosen by and tested on; and the means of the training items."""
+        training, held_out, test = (
+            FrozenFeatures(self.encoder, range(self.encoder.layers + 1), exact=False)
+            for _ in self.parts
+        )
+        items, by, tested = self.parts
+        if self.trunk is None:
+            self._keep(training, held_out)
+        passing = Passing(partial(_middle, training, items), len(items), self.config.seed)
+        # States of a trunk that is still trained are of no use later.
+        is_single = items.crops == 1 and not self.config.random_start and self.trunk is None
+        seen: Features = passing if is_single else partial(_drawn, training, items, self.config)
+        views = partial(_view, test, tested, self.config.test_clips)
+        labelled = [
+            Labelled(seen, self.labels[0]),
+            Labelled(partial(_middle, held_out, by), self.labels[1]),
+            Labelled(views, self.labels[2], self.views),
+        ]
+        return labelled, passing
+
+    def _keep(self, training: FrozenFeatures, held_out: FrozenFeatures) -> None:
+        """Compute what is read again and again once, if it fits."""
+        items, by, _ = self.parts
+        clips = [(held_out, by.middle())]
+        if not self.config.random_start and items.crops <= self.config.epochs:
+            clips.insert(0, (training, items.every_crop()))
+        count, left = sum(len(some) for _, some in clips), _LIMIT
+        with progress("features", count, "clips", shown=self.world.is_first) as advance:
+            for features, some in clips:
+                features.keep(some, limit=left, world=self.world, advance=advance)
+                left -= features.bytes
+
+    def _beside(self) -> Phase | None:
+        """The training of the trunk, if it goes on."""
+        if self.trunk is None:
+            return None
+        items, config = self.parts[0], self.config
+        return next_token_phase(
+            self.trunk,
+            lambda rows, epoch: items[rows].drawn(config.seed, epoch, config.random_start),
+            config,
+            config.loop(len(items)).steps,
+        )
+
+    def _banks(self, layers: int) -> Build:
+        sizes = self.encoder.width, self.question.heads, len(self.classes), len(self.config.grid)
+        return {
+            f"{probe}/{layer}": partial(build_bank, probe, *sizes, self.world)
+            for probe in self.config.probes
+            for layer in range(layers)
+        }
+
+    def _train(
+        self,
+        parts: list[Labelled],
+        banks: Build,
+        folder: str,
+        what: str,
+        beside: Phase | None = None,
+    ) -> Probes:
+        """Probes, trained and read on the held-out items."""
+        training, held_out, _ = parts
+        probes = Probes(self.config, training, held_out, banks, beside)
+        loop = self.config.loop(len(training.labels), str(self.encoder.device))
+        train(probes, loop, self.out / folder, what, self.world)
+        probes.modules.eval()
+        if not probes.accuracy:  # a run that was finished before
+            with torch.no_grad():
+                probes.validate(self.world)
+        return probes
+
+    @torch.no_grad()
+    def _read(
+        self,
+        probes: Probes,
+        test: Labelled,
+        what: str,
+        beside: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda features: {},
+    ) -> Guesses:
+        """What each bank's chosen probe, and what is asked beside them, takes the items for."""
+        chosen = probes.chosen()
+
+        def predict(features: dict[str, Tensor]) -> dict[str, Tensor]:
+            return probes.predict(features, chosen) | beside(features)
+
+        count, batch = len(self.world.part(len(test.labels))), self.config.batch
+        with progress(what, count, "items", shown=self.world.is_first) as advance:
+            return test.predictions(predict, batch, self.world, advance)
+
+    def _pixel_accuracies(self) -> dict[str, float]:
+        """Test accuracy of probes on pixels, by bank."""
+        device, points = self.encoder.device, len(self.config.grid)
+        with progress(
+            "pixels", sum(map(len, self.parts)), "clips", shown=self.world.is_first
+        ) as advance:
+            pixels = [pixels_of(part.middle(), self.world, advance) for part in self.parts]
+        labelled = [
+            Labelled(partial(_pixels, some, device), own)
+            for some, own in zip(pixels, self.labels, strict=True)
+        ]
+        size, classes, world = pixels[0][0].numel(), len(self.classes), self.world
+        banks: Build = {
+            "attention/pixels": lambda: AttentionBank(3, 1, classes, points, world),
+            "linear/pixels": lambda: LinearBank(
+                lambda x: x.flatten(1), size, classes, points, world
+            ),
+        }
+        probes = self._train(labelled, banks, "pixels", "probe pixels")
+        return _accuracies(labelled[2], self._read(probes, labelled[2], "test pixels"))
+
+    def _result(
+        self, curves: dict[str, Curve], guesses: Guesses, pixels: dict[str, float]
+    ) -> ProbeResult:
+        knn = curves.pop("knn")
+        probe = max(curves, key=lambda name: max(curves[name].held_out_accuracy))
+        best = curves[probe]
+        layer = int(np.argmax(best.held_out_accuracy))
+        test = self.labels[2]
+        taken_for = guesses[f"{probe}/{layer}"][0, :, 0]
+        confusion = confusion_matrix(test.numpy(), taken_for.numpy(), len(self.classes))
+        interval, per_class_interval = intervals(confusion)
+        return ProbeResult(
+            classes=self.classes,
+            clips=[len(part) for part in self.labels],
+            views=self.views,
+            unread=unread_items(self.question.dataset, self.question.test),
+            probe=probe,
+            best_layer=layer,
+            held_out_accuracy=best.held_out_accuracy,
+            test_accuracy=best.test_accuracy,
+            accuracy=best.test_accuracy[layer],
+            interval=interval,
+            top5=best.test_top5[layer] if best.test_top5 else None,
+            mean_per_class=mean_per_class(confusion),
+            mean_per_class_interval=per_class_interval,
+            confusion=confusion.tolist(),
+            curves=curves,
+            knn=knn,
+            chance=float((test == torch.bincount(self.labels[0]).argmax()).double().mean()),
+            pixels=pixels["attention/pixels"],
+            pixels_linear=pixels["linear/pixels"],
+            paper=PAPER[self.question.kind],
+        )
 
 
-def _train(
-    parts: list[Labelled],
-    banks: dict[str, Callable[[], Bank]],
-    run: Path,
-    config: ProbeTraining,
-    model: Backbone,
-    what: str,
-) -> Probes:
-    """Probes, trained and read on the held-out clips."""
-    training, held_out, _ = parts
-    probes = Probes(config, training, held_out, banks)
-    device = str(next(model.parameters()).device)
-    train(probes, config.loop(len(training.labels), device), run, what)
-    probes.modules.eval()
-    if not probes.accuracy:  # a run that was finished before
-        with torch.no_grad():
-            probes.validate()
-    return probes
+def _reader(question: Question) -> tuple[Encoder, Llama | None]:
+    """What is read, and if that is trained further the copy that is."""
+    encoder, config = question.encoder, question.config
+    if not question.changes_trunk:
+        return encoder, None
+    assert isinstance(encoder, TrainedEncoder) and isinstance(encoder.model, Llama)
+    trunk = trainable_copy(encoder.model, config.rope_base)
+    if config.trunk_update == "none":
+        return TrainedEncoder(trunk.eval().requires_grad_(False)), None
+    return TrainedEncoder(trunk), trunk
 
 
-@torch.no_grad()
-def _read(
-    probes: Probes,
-    test: Labelled,
-    beside: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda features: {},
-) -> Guesses:
-    """What the chosen probe of each bank, and what is asked beside them, takes the clips for."""
-    chosen = probes.chosen()
-    return test.predictions(
-        lambda features: probes.predict(features, chosen) | beside(features), probes.config.batch
-    )
+def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dict[str, list[str]]:
+    """What could not be read, and why, by split; of a data set of its own, as "test"."""
+    found: dict[str, list[str]] = {}
+    for source in (dataset, test):
+        for key, split, reason in source.unread() if source else ():
+            name = "test" if source is test else split or "all"
+            found.setdefault(name, []).append(f"{key}: {reason}")
+    return found
+
+
+def _middle(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:
+    return features(items[rows].middle())
+
+
+def _drawn(
+    features: FrozenFeatures, items: Items, config: ProbeTraining, rows: Tensor, epoch: int
+) -> dict[str, Tensor]:
+    return features(items[rows].drawn(config.seed, epoch, config.random_start))
+
+
+def _view(
+    features: FrozenFeatures, items: Items, clips: int, rows: Tensor, view: int
+) -> dict[str, Tensor]:
+    return features(items[rows].view(view, clips))
+
+
+def _pixels(pixels: Tensor, device: torch.device, rows: Tensor, turn: int) -> dict[str, Tensor]:
+    return {"pixels": pixels[rows].to(device)}
 
 
 def _accuracies(part: Labelled, guesses: Guesses) -> dict[str, float]:
@@ -168,87 +378,3 @@ def _top5(names: list[str], guesses: Guesses, labels: Tensor) -> list[float] | N
         return None
     among = ((guesses[name][0] == labels[:, None]).any(-1) for name in names)
     return [float(right.double().mean()) for right in among]
-
-
-def _result(
-    curves: dict[str, Curve],
-    guesses: Guesses,
-    pixels: dict[str, float],
-    labels: list[Tensor],
-    classes: list[str],
-    paper: list[str],
-) -> ProbeResult:
-    knn = curves.pop("knn")
-    probe = max(curves, key=lambda name: max(curves[name].held_out_accuracy))
-    best = curves[probe]
-    layer = int(np.argmax(best.held_out_accuracy))
-    test = labels[2]
-    taken_for = guesses[f"{probe}/{layer}"][0, :, 0]
-    confusion = confusion_matrix(test.numpy(), taken_for.numpy(), len(classes))
-    interval, per_class_interval = intervals(confusion)
-    return ProbeResult(
-        classes=classes,
-        clips=[len(part) for part in labels],
-        probe=probe,
-        best_layer=layer,
-        held_out_accuracy=best.held_out_accuracy,
-        test_accuracy=best.test_accuracy,
-        accuracy=best.test_accuracy[layer],
-        interval=interval,
-        top5=best.test_top5[layer] if best.test_top5 else None,
-        mean_per_class=mean_per_class(confusion),
-        mean_per_class_interval=per_class_interval,
-        confusion=confusion.tolist(),
-        curves=curves,
-        knn=knn,
-        chance=float((test == torch.bincount(labels[0]).argmax()).double().mean()),
-        pixels=pixels["attention/pixels"],
-        pixels_linear=pixels["linear/pixels"],
-        paper=paper,
-    )
-
-
-def _pixel_accuracies(
-    parts: list[Clips],
-    labels: list[Tensor],
-    classes: int,
-    dataset: TokenDataset,
-    frames: int,
-    out: Path,
-    config: ProbeTraining,
-    model: Backbone,
-) -> dict[str, float]:
-    """Test accuracy of probes on pixels, by bank."""
-    device = next(model.parameters()).device
-    labelled = [
-        Labelled(partial(_pixel_features, _pixels(part, dataset, frames), device), own)
-        for part, own in zip(parts, labels, strict=True)
-    ]
-    points = len(config.grid)
-    size = frames * dataset.layout.frame * 3
-    banks: dict[str, Callable[[], Bank]] = {
-        "attention/pixels": lambda: AttentionBank(3, 1, classes, points),
-        "linear/pixels": lambda: LinearBank(lambda x: x.flatten(1), size, classes, points),
-    }
-    probes = _train(labelled, banks, out / "pixels", config, model, "probe pixels")
-    return _accuracies(labelled[2], _read(probes, labelled[2]))
-
-
-def _pixel_features(pixels: Tensor, device: torch.device, rows: Tensor) -> dict[str, Tensor]:
-    return {"pixels": pixels[rows].to(device)}
-
-
-def _pixels(clips: Clips, dataset: TokenDataset, frames: int) -> Tensor:
-    """The clips' frames, average-pooled to one colour for each code: `(clips, positions, 3)`."""
-    rows, cols = dataset.info["grid"]
-    pooled = []
-    with progress("pixels", len(clips), "clips") as advance:
-        for item, first in zip(clips.items, clips.firsts, strict=True):
-            pixels = torch.from_numpy(read_clip(item.location, first, frames, dataset.view)) / 255
-            pixels = F.adaptive_avg_pool2d(pixels, (rows, cols)).movedim(1, -1).flatten(0, 2)
-            missing = frames * rows * cols - len(pixels)
-            pooled.append(
-                torch.cat((pixels, pixels[-rows * cols :].repeat(missing // (rows * cols), 1)))
-            )
-            advance()
-    return torch.stack(pooled)

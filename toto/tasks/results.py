@@ -27,7 +27,11 @@ class ProbeResult:
 
     classes: list[str]
     clips: list[int]
-    """clips to train on, to choose by, and to test on; an image is a clip of one frame"""
+    """items to train on, to choose by, and to test on"""
+    views: int
+    """clips and crops of each test item, over which probabilities are averaged"""
+    unread: dict[str, list[str]]
+    """by split the items that could not be read, and why"""
     probe: str
     """the kind of probe that is best on the held-out clips"""
     best_layer: int
@@ -62,7 +66,7 @@ class ProbeResult:
 
     def table(self) -> str:
         """The result in words, beside what the paper reports."""
-        rows = [f"{len(self.classes)} classes, {self.clips[2]} test clips"]
+        rows = [heading(self.classes, self.clips[2], self.views, self.unread)]
         rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
         columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
         rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())
@@ -70,16 +74,25 @@ class ProbeResult:
             values = (f"{curve.test_accuracy[layer]:6.1%}" for curve in columns.values())
             mark = "<- chosen on held-out clips of train" if layer == self.best_layer else ""
             rows.append(f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip())
-        rows.append(f"  chosen    {self.accuracy:6.1%}  {_span(self.interval)} (95%, bootstrap)")
+        rows.append(f"  chosen    {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)")
         if self.top5 is not None:
             rows.append(f"  top-5     {self.top5:6.1%}")
-        spread = _span(self.mean_per_class_interval)
+        spread = span(self.mean_per_class_interval)
         rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
         rows.append(f"  pixels    {self.pixels:6.1%}  by attention pooling")
         rows.append(f"            {self.pixels_linear:6.1%}  by a linear classifier of all places")
         rows.append(f"  chance    {self.chance:6.1%}")
         rows.append("  the paper, on its own data:")
         return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+
+
+def heading(classes: list[str], items: int, views: int, unread: dict[str, list[str]]) -> str:
+    """What is tested on, and what could not be read, in words."""
+    several = f" in {views} views each" if views > 1 else ""
+    rows = [f"{len(classes)} classes, {items} test items{several}"]
+    for split, lost in unread.items():
+        rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+    return "\n".join(rows)
 
 
 def confusion_matrix(
@@ -120,5 +133,6 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _span(interval: tuple[float, float]) -> str:
+def span(interval: tuple[float, float]) -> str:
+    """An interval of parts of a whole, in percent."""
     return f"{100 * interval[0]:.1f}-{interval[1]:.1%}"

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 
 from toto.errors import UserError
 from toto.media.pool import Chunk, DecodePool, Failure, Task
-from toto.media.view import CENTRE, Limits, View
+from toto.media.view import CENTRE, Limits, Place, View
 from toto.progress import console
 from toto.tokenizers.base import Tokenizer, codes_of, load_tokenizer
 from toto.tokens.mixture import Located, Manifest, Source, key_of, places_of
@@ -148,10 +148,10 @@ class OnlineReader:
         places = places_of(self._manifest, source, epochs, ranks)
         return self._sources[source].locate(epochs, places, self._manifest.seed)
 
-    def _middle(self, epoch: int, key: str) -> float:
+    def _middle(self, epoch: int, key: str) -> Place:
         if self._manifest.split != "train":
             return CENTRE
-        return key_of(self._manifest.seed, "place", epoch, key) / 2**64
+        return Place(key_of(self._manifest.seed, "place", epoch, key) / 2**64)
 
     def _next(self, want: Wanted, lost: "_Clip") -> Wanted:
         entry = self._manifest.entries[want.source]

@@ -22,7 +22,7 @@ from toto.media.file import FORBIDDEN
 from toto.media.item import Item, is_url
 from toto.media.pool import Chunk, DecodePool, End, Failure, Result, Task
 from toto.media.sources.roots import Roots
-from toto.media.view import CENTRE, LIMITS, Limits, View, box
+from toto.media.view import CENTRE, LIMITS, Limits, Place, View
 from toto.tokenizers.base import StoredCodes, codes_of, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.mixture import key_of
@@ -91,7 +91,7 @@ def absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def _places(job: Job, item: Item) -> tuple[float, ...]:
+def _places(job: Job, item: Item) -> tuple[Place, ...]:
     return job.settings.view.places(key_of("item", item.key))
 
 
@@ -164,15 +164,17 @@ def _row(item: Item, shard: int) -> dict[str, Any]:
     }
 
 
-def _end_row(view: View, end: End, first: int, crop: int, place: float) -> dict[str, Any]:
-    left, top, side = box(end.info.width, end.info.height, place)
+def _end_row(view: View, end: End, first: int, crop: int, place: Place) -> dict[str, Any]:
+    box = place.box(end.info.width, end.info.height)
     rate = view.rate or end.fps if view.step == "time" else end.fps
     return {
         "kind": end.info.kind,
         "crop": crop,
-        "crop_x": left,
-        "crop_y": top,
-        "crop_side": float(side),
+        "crop_x": box.left,
+        "crop_y": box.top,
+        "crop_side": box.width,
+        "crop_height": box.height,
+        "mirrored": place.mirrored,
         "first": first + crop * end.frames,
         "frames": end.frames,
         "fps": end.fps,

@@ -50,7 +50,9 @@ ROWS = pa.schema(
         ("crop", pa.int16()),  # number of the stored crop
         ("crop_x", pa.float32()),  # its box, in pixels of the upright picture
         ("crop_y", pa.float32()),
-        ("crop_side", pa.float32()),
+        ("crop_side", pa.float32()),  # its width, and its height where it is a square
+        ("crop_height", pa.float32()),
+        ("mirrored", pa.bool_()),
         ("shard", pa.int32()),
         ("first", pa.int64()),  # the row's first frame in the shard
         ("frames", pa.int64()),  # kept frames
@@ -280,6 +282,12 @@ class TokenDataset:
         """`(key, reason)` of each item that could not be read."""
         table = pq.read_table(self.folder / "failures.parquet", columns=["key", "failure"])
         return [(row["key"], row["failure"]) for row in table.to_pylist()]
+
+    def unread(self) -> list[tuple[str, str | None, str]]:
+        """`(key, split, reason)` of each item that could not be read."""
+        columns = ["key", "split", "failure"]
+        table = pq.read_table(self.folder / "failures.parquet", columns=columns)
+        return [tuple(row.values()) for row in table.to_pylist()]
 
     def code_counts(self, rows: Each | None = None) -> Int[np.ndarray, " codes"]:
         """How often each code occurs, in all rows of the index or in the given ones."""

@@ -61,7 +61,10 @@ def train(
     torch.use_deterministic_algorithms(loop.deterministic)
     place(objective.modules, device, world, loop.sharding)
     optimizers = [
-        (phase, build_optimizer(phase.module, phase.optimizer, phase.rate_factor))
+        (
+            phase,
+            build_optimizer(phase.module, phase.optimizer, phase.rate_factor, phase.decays_alike),
+        )
         for phase in objective.phases
     ]
     checkpoints = Checkpoints(run, objective, optimizers, world, loop)

@@ -9,13 +9,16 @@ from toto.training.config import AdamW
 
 
 def build_optimizer(
-    module: nn.Module, config: AdamW, factor: Callable[[str], float] = lambda name: 1.0
+    module: nn.Module,
+    config: AdamW,
+    factor: Callable[[str], float] = lambda name: 1.0,
+    decays_alike: bool = True,
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `module`; only matrices decay.
 
     `factor` gives a parameter's learning rate over the schedule's, by its name in `module`. It is
     its group's "factor", by which whoever sets "lr" multiplies; what a step decays does not depend
-    on it.
+    on it, unless `decays_alike` is false.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -27,7 +30,9 @@ def build_optimizer(
                 "params": groups[decays, times],
                 "factor": times,
                 "lr": config.learning_rate * times,
-                "weight_decay": config.weight_decay / times if decays else 0.0,
+                "weight_decay": config.weight_decay / (times if decays_alike else 1.0)
+                if decays
+                else 0.0,
             }
             for decays, times in sorted(groups, reverse=True)
         ],

@@ -8,18 +8,21 @@ it is computed. Alone, nothing of this happens.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from toto.errors import UserError
+from toto.files import only_writer
 from toto.training.config import Sharding
 from toto.training.device import blocks_of
 
@@ -47,6 +50,10 @@ class World:
         """Which of `count` things, a multiple of the processes, are this one's."""
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
+
+    def part(self, count: int) -> Int[Tensor, " part"]:
+        """Which of any number of things are this one's: as many as others', or one more or less."""
+        return torch.arange(count).tensor_split(self.size)[self.rank]
 
 
 ALONE = World()
@@ -82,6 +89,17 @@ def in_turn(world: World, work: Callable[[], Result]) -> Result:
     return done[0] if done else work()
 
 
+@contextmanager
+def one_writer(folder: Path, world: World) -> Iterator[None]:
+    """Hold a folder against others; the first process does it for all.
+
+    Raises:
+        UserError: another process is writing there.
+    """
+    with only_writer(folder) if world.is_first else nullcontext():
+        yield
+
+
 def any_of(world: World, number: int) -> int:
     """The largest number that a process has."""
     if world.size == 1:
@@ -98,12 +116,12 @@ def total(world: World, values: Tensor) -> Tensor:
     return values
 
 
-def all_of(world: World, text: str) -> list[str]:
-    """What every process says, by rank."""
-    said: list[str] = [text] * world.size
+def all_of(world: World, value: Result) -> list[Result]:
+    """What every process has, by rank."""
+    values = [value] * world.size
     if world.size > 1:
-        dist.all_gather_object(said, text)
-    return said
+        dist.all_gather_object(values, value)
+    return values
 
 
 def place(modules: nn.ModuleDict, device: torch.device, world: World, sharding: Sharding) -> None:

@@ -1,8 +1,6 @@
 """Run folders: a recipe becomes a run, and a run is rebuilt from its config.json alone."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import torch
 
 from toto.config import differences, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
-from toto.files import only_writer
 from toto.media.frame_pool import frame_pool
 from toto.media.sources import read_sources
 from toto.media.view import View
@@ -28,7 +25,7 @@ from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_patch import NextPatch
 from toto.training.objectives.next_token import NextToken
 from toto.training.objectives.vqgan import TrainVQGANObjective
-from toto.training.parallel import World, in_turn, join_world
+from toto.training.parallel import World, in_turn, join_world, one_writer
 
 # What config.json calls a run, by its recipe.
 _KINDS = {"pretrain": Pretrain, "dvae": TrainDVAE, "vqgan": TrainVQGAN}
@@ -60,8 +57,8 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
         UserError: the run was begun with other settings, or the data do not fit.
     """
     device = pick_device(config.loop.device)
-    with join_world(device) as world, _one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "sequences", world)
+    with join_world(device) as world, one_writer(run, world):
+        shares = shares_of(config.batch, config.micro_batch, "sequences", world)
         manifests = in_turn(world, lambda: _frozen(config, run))
         how = str(device), workers
         with (
@@ -87,8 +84,8 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
         raise UserError("sharding is for models: every process holds a tokenizer whole")
     if not config.source:
         raise UserError("no source is given: a folder, a file, or a CSV file")
-    with join_world(device) as world, _one_writer(run, world):
-        shares = _shares(config.batch, config.micro_batch, "frames", world)
+    with join_world(device) as world, one_writer(run, world):
+        shares = shares_of(config.batch, config.micro_batch, "frames", world)
         pools = in_turn(world, lambda: _pools(config, run, workers))
         objective = _OBJECTIVES[type(config)](config, *pools)
         if world.is_first:
@@ -114,14 +111,7 @@ def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
         train_tokenizer(recipe, run, workers, profile)
 
 
-@contextmanager
-def _one_writer(run: Path, world: World) -> Iterator[None]:
-    """Hold the folder against others; the first process does it for all."""
-    with only_writer(run) if world.is_first else nullcontext():
-        yield
-
-
-def _shares(batch: int, micro_batch: int, what: str, world: World) -> str:
+def shares_of(batch: int, micro_batch: int, what: str, world: World) -> str:
     """How the processes share a step, in words.
 
     Raises:

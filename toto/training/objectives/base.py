@@ -34,6 +34,8 @@ class Phase:
     """(micro-batch, step) to its share of the step's loss, and what to log"""
     rate_factor: Callable[[str], float] = lambda name: 1.0
     """a parameter's name in `module` to its learning rate as a factor of the optimizer's"""
+    decays_alike: bool = True
+    """whether a step decays all parameters alike (muP), or each by its factor (layer decay)"""
 
 
 class Objective(ABC):

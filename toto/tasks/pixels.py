@@ -1,0 +1,38 @@
+"""The pictures themselves, as coarse as an encoder's grid: what its states are to surpass."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from toto.media.video import read_clip
+from toto.probing.clips import Clips
+from toto.training.parallel import World, all_of
+
+
+def pixels_of(
+    clips: Clips, world: World, advance: Callable[[int], None]
+) -> Float[Tensor, "clips positions 3"]:
+    """The clips' frames, average-pooled to one colour for each place of the grid.
+
+    Processes share the reading, and all get all.
+    """
+    pooled = []
+    for clip in world.part(len(clips)).tolist():
+        pooled.append(_pooled(clips[clip : clip + 1]))
+        advance(world.size)
+    return torch.stack([clip for part in all_of(world, pooled) for clip in part])
+
+
+def _pooled(clip: Clips) -> Float[Tensor, "positions 3"]:
+    rows, cols = clip.dataset.info["grid"]
+    if clip.dataset.is_pixels:
+        pixels = clip.stored()[0]
+    else:
+        (item,) = clip.items
+        pixels = read_clip(item.location, int(clip.firsts[0]), clip.frames, clip.dataset.view)
+    small = F.adaptive_avg_pool2d(torch.from_numpy(pixels) / 255, (rows, cols))
+    repeated = small[-1:].repeat(clip.frames - len(small), 1, 1, 1)
+    return torch.cat((small, repeated)).movedim(1, -1).flatten(0, 2)
