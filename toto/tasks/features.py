@@ -12,17 +12,24 @@ from toto.api import Toto
 from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
+from toto.probing.baselines.base import Baseline
 from toto.probing.clips import items_of
-from toto.probing.features import FrozenFeatures, pick_layers
+from toto.probing.features import FrozenFeatures, Hidden, pick_layers
 from toto.probing.pooling import POOLS
 from toto.progress import progress
 from toto.tokens.store import TokenDataset
 
 _CLIPS = 64
+# Clips whose states of all layers are in memory together.
+_AT_ONCE = 8
 
 
-def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str, pool: str) -> None:
+def export_features(
+    loaded: Toto | Baseline, dataset: TokenDataset, out: Path, layers: str, pool: str
+) -> None:
     """Write hidden states of each item's middle clip: 64 clips to a file, `layer_I` by name.
+
+    A clip has as many frames as the model reads, or as the longest item if that has fewer.
 
     `items.parquet` names the items in the order of the files. Files that are there are kept.
 
@@ -33,7 +40,8 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
         raise UserError(f"pool {pool!r}: one of {', '.join(POOLS)}")
     chosen = pick_layers(layers, loaded.encoder.layers)
     rows = np.flatnonzero(dataset.column("crop") == 0)
-    clips = items_of(dataset, rows, loaded.frames).middle()
+    frames = min(loaded.frames, int(dataset.column("frames").max()))
+    clips = items_of(dataset, rows, frames).middle()
     settings = {
         "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
@@ -47,10 +55,8 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
             for number, rows in enumerate(torch.arange(len(clips)).split(_CLIPS)):
                 path = out / f"{number:05d}.safetensors"
                 if not path.exists():
-                    states = {
-                        f"layer_{layer}": POOLS[pool](hidden).contiguous().cpu()
-                        for layer, hidden in features(clips[rows]).items()
-                    }
+                    parts = [_pooled(features(clips[i]), pool) for i in rows.split(_AT_ONCE)]
+                    states = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                     partial = out / f".{path.name}.partial"
                     save_file(states, partial)
                     partial.replace(path)
@@ -64,3 +70,9 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
             }
         )
         pq.write_table(rows_table, out / "items.parquet")
+
+
+def _pooled(states: Hidden, pool: str) -> Hidden:
+    return {
+        f"layer_{layer}": POOLS[pool](hidden).contiguous().cpu() for layer, hidden in states.items()
+    }
