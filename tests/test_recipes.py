@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import save_patches, tokenizer
+from tests.tiny import make_images, save_patches, tokenizer
 from toto.cli.parse import parse
 from toto.cli.runs import _Pretrain
 from toto.media.sources import read_sources
@@ -19,7 +19,6 @@ from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.vocabulary import Vocabulary
 from toto.training.runs import pretrain
-from toto.world.layouts import LAYOUTS, write_world
 
 
 @pytest.mark.parametrize(
@@ -80,10 +79,9 @@ def test_table_4_goes_on_with_and_without_another_base():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Pictures of the world as pixels, and as codes of both grids."""
+    """Pictures as pixels, and as codes of both grids."""
     folder = tmp_path_factory.mktemp("world")
-    write_world(LAYOUTS["images"], folder / "world", 60, 0, 32, 1, 1, 2)
-    items = read_sources([str(folder / "world" / "train")])
+    items = read_sources([str(make_images(folder / "pictures", 40, side=32))])
     size = DVAESize(codebook_size=30, width=8, groups=2, blocks=1, decoder_input=8, patch=4)
     tokenizer(size=size).save(folder / "tokenizer")
     for name, visual, side in (
