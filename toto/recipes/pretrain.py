@@ -155,6 +155,152 @@ def a6() -> Pretrain:
     return replace(a1(), model=A6)
 
 
+# The rows of Toto's Tables 3 and 4, what a model reads and predicts, and twins of them in small.
+# Rows differ in the data that they are given, and where a grid is finer in how many images are
+# 4,096 positions: docs/tokenizers.md has all of them in one table, with the commands.
+
+_EPOCHS, _IMAGES = 400, 13_900_000  # of ImageNet as the paper counts it (Table 2)
+
+
+def _of_imagenet(frames: int) -> Pretrain:
+    """Toto-large for 400 epochs of sequences of so many images."""
+    recipe = replace(large(), frames=frames)
+    steps = -(-_EPOCHS * _IMAGES // (recipe.batch * frames))
+    return replace(recipe, loop=replace(recipe.loop, steps=steps))
+
+
+def imagenet_dvae_16() -> Pretrain:
+    """Table 3: dVAE, 16x16 codes of 128 px. In the paper a probe of ImageNet reaches 53.2 %.
+
+    `torchrun --nproc-per-node 8 --no-python -- toto pretrain imagenet_dvae_16 --compile`
+    `    --run runs/imagenet_dvae_16 --data IMAGENET`
+
+    1,357,422 steps are 400 epochs of 13.9M images, 16 in each of 256 sequences. About 12 days on
+    8 H100, reckoned from a step's measured time. Not run by us.
+    """
+    return _of_imagenet(16)
+
+
+def imagenet_dvae_32() -> Pretrain:
+    """Table 3: dVAE, 32x32 codes of 256 px. The paper: 61.2 %.
+
+    As `imagenet_dvae_16`, with sequences of 4 images, thus 4 times the steps. About 48 days on
+    8 H100. Not run by us.
+    """
+    return _of_imagenet(4)
+
+
+def imagenet_vqgan_1k() -> Pretrain:
+    """Table 3: VQGAN of 1,024 codes, 16x16 of 256 px. The paper: 61.1 %.
+
+    As `imagenet_dvae_16`, time and all, on other data. Not run by us.
+    """
+    return _of_imagenet(16)
+
+
+def imagenet_vqgan_16k() -> Pretrain:
+    """Table 3: VQGAN of 16,384 codes, 16x16 of 256 px. The paper: 61.3 %.
+
+    As `imagenet_dvae_16`, with twice its rows of logits. Not run by us.
+    """
+    return _of_imagenet(16)
+
+
+def imagenet_patch_patch() -> Pretrain:
+    """Table 3: patches in and out, 16x16 of 16 px, 256 px a frame. The paper: 60.6 %.
+
+    As `imagenet_dvae_16`, on pixels: a linear embedding, and the squared error of the next patch by
+    its own mean and deviation. Not run by us.
+    """
+    return _of_imagenet(16)
+
+
+def imagenet_patch_dvae() -> Pretrain:
+    """Table 3: patches in, the dVAE's code of the next one out. The paper: 58.5 %.
+
+    As `imagenet_patch_patch`, on pixels of 128 px in patches of 8 px, and with
+    `--targets IMAGENET_CODES`, the codes of the same frames. Not run by us.
+    """
+    return _of_imagenet(16)
+
+
+def imagenet_dvae_16_to_32() -> Pretrain:
+    """Table 4: `imagenet_dvae_16` goes on at 256 px for one epoch, RoPE's base left as it is.
+
+    `torchrun --nproc-per-node 8 --no-python -- toto pretrain imagenet_dvae_16_to_32 --compile`
+    `    --init-from runs/imagenet_dvae_16 --run runs/imagenet_dvae_16_to_32 --data IMAGENET_256`
+
+    The paper: 63.2 %. Its compute says 50 epochs (`--steps 680000`), see `base_256`. About 3 hours
+    on 8 H100, reckoned from a step's measured time. Not run by us.
+    """
+    return replace(large_256(), model=large().model)
+
+
+def imagenet_dvae_16_to_32_50k() -> Pretrain:
+    """Table 4: the same with RoPE's base at 50,000: `large_256`. The paper: 64.4 %.
+
+    As `imagenet_dvae_16_to_32`. Not run by us.
+    """
+    return large_256()
+
+
+def _of_world(frames: int) -> Pretrain:
+    """The model of `demo` for four epochs of 3,200 pictures."""
+    recipe = replace(demo(), curriculum=(), frames=frames)
+    steps = 800 * 16 // frames
+    loop = replace(recipe.loop, steps=steps, validate_every=steps // 3, checkpoint_every=steps // 3)
+    return replace(recipe, loop=loop)
+
+
+def demo_dvae_8() -> Pretrain:
+    """Twin of `imagenet_dvae_16`: 8x8 codes of 64 px, 16 pictures in a sequence.
+
+    A minute of one CPU core.
+    """
+    return _of_world(16)
+
+
+def demo_dvae_16() -> Pretrain:
+    """Twin of `imagenet_dvae_32`: 16x16 codes of 128 px, 4 pictures in a sequence.
+
+    As many epochs, four times as long.
+    """
+    return _of_world(4)
+
+
+def demo_vqgan_256() -> Pretrain:
+    """Twin of `imagenet_vqgan_1k`: 8x8 codes of 64 px, 256 of them."""
+    return _of_world(16)
+
+
+def demo_vqgan_1k() -> Pretrain:
+    """Twin of `imagenet_vqgan_16k`: 8x8 codes of 64 px, 1,024 of them."""
+    return _of_world(16)
+
+
+def demo_patch_patch() -> Pretrain:
+    """Twin of `imagenet_patch_patch`: 8x8 patches of 64 px."""
+    return _of_world(16)
+
+
+def demo_patch_dvae() -> Pretrain:
+    """Twin of `imagenet_patch_dvae`: 8x8 patches of 64 px, and their codes as `--targets`."""
+    return _of_world(16)
+
+
+def demo_dvae_8_to_16() -> Pretrain:
+    """Twin of `imagenet_dvae_16_to_32`: `demo_dvae_8` goes on at 128 px, for one epoch."""
+    recipe = demo_dvae_16()
+    loop = replace(recipe.loop, steps=800)
+    return replace(recipe, loop=loop, optimizer=replace(recipe.optimizer, warmup_steps=50))
+
+
+def demo_dvae_8_to_16_50k() -> Pretrain:
+    """Twin of `imagenet_dvae_16_to_32_50k`: the same with RoPE's base at 50,000."""
+    recipe = demo_dvae_8_to_16()
+    return replace(recipe, model=replace(recipe.model, rope_base=50_000.0))
+
+
 RECIPES = {
     "demo": demo,
     "base": base,
@@ -169,4 +315,20 @@ RECIPES = {
     "a4": a4,
     "a5": a5,
     "a6": a6,
+    "imagenet_dvae_16": imagenet_dvae_16,
+    "imagenet_dvae_32": imagenet_dvae_32,
+    "imagenet_vqgan_1k": imagenet_vqgan_1k,
+    "imagenet_vqgan_16k": imagenet_vqgan_16k,
+    "imagenet_patch_patch": imagenet_patch_patch,
+    "imagenet_patch_dvae": imagenet_patch_dvae,
+    "imagenet_dvae_16_to_32": imagenet_dvae_16_to_32,
+    "imagenet_dvae_16_to_32_50k": imagenet_dvae_16_to_32_50k,
+    "demo_dvae_8": demo_dvae_8,
+    "demo_dvae_16": demo_dvae_16,
+    "demo_vqgan_256": demo_vqgan_256,
+    "demo_vqgan_1k": demo_vqgan_1k,
+    "demo_patch_patch": demo_patch_patch,
+    "demo_patch_dvae": demo_patch_dvae,
+    "demo_dvae_8_to_16": demo_dvae_8_to_16,
+    "demo_dvae_8_to_16_50k": demo_dvae_8_to_16_50k,
 }

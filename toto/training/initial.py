@@ -37,8 +37,9 @@ def check_init_from(
     pairs: list[tuple[str, Any, Any]] = [("inputs", _inputs(found), _inputs(model))]
     pairs += [(name, getattr(found.size, name), getattr(model.size, name)) for name in _SAME]
     pairs += [("vocabulary", found.vocabulary, model.vocabulary)]
-    for name in ("tokenizer", "target"):
-        pairs += [(name, said[name], details.get(name))] if name in said else []
+    its_target, target = (of.get("target", {}).get("tokenizer") for of in (said, details))
+    pairs += [("a target's tokenizer", its_target, target)]
+    pairs += [("tokenizer", said.get("tokenizer", details["tokenizer"]), details["tokenizer"])]
     for name, its, ours in pairs:
         if its != ours:
             raise UserError(f"{config.init_from} has {name} {its}, this run {ours}")

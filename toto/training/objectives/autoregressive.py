@@ -24,8 +24,8 @@ from toto.training.objectives.base import Metrics, Objective, Phase
 from toto.training.parallel import ALONE, World, fill, is_sharded, total, whole
 
 Losses = Callable[..., Tensor]
-"""(model, sequences, targets) to the loss of each prediction `(b, n)`, 0 where it is of padding.
-Targets are sequences too, None where they are the very sequences that are read."""
+"""(model, sequences, targets) to the loss of each prediction `(b, n)`. Targets are sequences too,
+None where they are the very sequences that are read."""
 
 
 class Piece(NamedTuple):
@@ -54,10 +54,6 @@ class Autoregressive(Objective):
     predicts_end = True
     """whether the end of a short sequence, which is no code, is predicted too"""
 
-    @abstractmethod
-    def build(self) -> Llama | PatchLlama:
-        """The model, of whatever values."""
-
     def __init__(self, config: Pretrain, train: Sequences, validation: Sequences) -> None:
         self.config, self.train, self.held_out = config, train, validation
         with torch.device("meta"):
@@ -71,6 +67,10 @@ class Autoregressive(Objective):
             "source_loss": train.names,
             "frame_loss": tuple(f"{frame:02}" for frame in range(1, config.frames + 1)),
         }
+
+    @abstractmethod
+    def build(self) -> Llama | PatchLlama:
+        """The model, of whatever values."""
 
     def initialise(self) -> None:
         """Draw the weights one after the other, each whole; or read them from `init_from`."""
@@ -104,19 +104,13 @@ class Autoregressive(Objective):
             lengths = np.minimum(lengths, self.config.frames // frames * frames)
             positions = int((-(-lengths // frames)).sum()) * frames * frame
         codes = int(lengths.sum()) * frame
-        return [
-            Piece(
-                sequences[rows],
-                None if targets is None else targets[rows],
-                filled[rows],
-                sources[rows],
-                positions,
-                codes,
-            )
-            for rows in torch.arange(len(sequences)).tensor_split(
-                len(mine) // self.config.micro_batch
-            )
+        pieces = len(mine) // self.config.micro_batch
+        columns = [
+            (None,) * pieces if column is None else column.tensor_split(pieces)
+            for column in (sequences, targets, filled, sources)
         ]
+        parts = zip(*columns, strict=True)
+        return [Piece._make((*part, positions, codes)) for part in parts]
 
     def size(self, batch: Piece) -> int:
         count, length = batch.sequences.shape[:2]
