@@ -18,6 +18,7 @@ from toto.errors import UserError
 from toto.generation.patches import continue_patches
 from toto.generation.sampling import Sampling
 from toto.models.patches import norm_pix, to_pixels
+from toto.studies.curves import draw_curves
 from toto.studies.inspect import describe
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.store import TokenDataset
@@ -211,6 +212,11 @@ def test_weights_that_read_something_else_are_refused(run, recipe, folder, tmp_p
     other = () if recipe.targets else (folder / "codes",)
     with pytest.raises(UserError, match="has vocabulary"):
         pretrain(replace(recipe, targets=other, init_from=run), tmp_path / "other")
+
+
+def test_its_curves_are_drawn(run, tmp_path):
+    draw_curves([run], tmp_path / "curves.svg")
+    assert "</svg>" in (tmp_path / "curves.svg").read_text()
 
 
 def test_mup_is_refused(recipe, tmp_path):

@@ -49,6 +49,7 @@ class Autoregressive(Objective):
     The model has no values until `initialise`, or a checkpoint, gives them.
     """
 
+    unit = "tokens"  # patches count as such, so that runs of both have the same curves
     losses: Losses
     """those of what the model predicts"""
     predicts_end = True

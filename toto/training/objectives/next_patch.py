@@ -26,8 +26,6 @@ def patch_losses(
 class NextPatch(Autoregressive):
     """Trains a model of patches on pixels: regression, or where targets are joined, their codes."""
 
-    unit = "patches"
-
     def __init__(self, config: Pretrain, train: Sequences, validation: Sequences) -> None:
         self.losses: Losses = token_losses if train.targets else patch_losses
         self.predicts_end = bool(train.targets)

@@ -29,7 +29,6 @@ def token_losses(
 class NextToken(Autoregressive):
     """Trains a LLaMA on sequences of tokens."""
 
-    unit = "tokens"
     losses = staticmethod(token_losses)
 
     def build(self) -> Llama:
