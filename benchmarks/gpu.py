@@ -51,6 +51,11 @@ def finetune() -> int:
     return _script("finetune.py", "--name", "gpu-finetune")
 
 
+def probe() -> int:
+    """Probes on all layers of the base model beside the last layer's alone."""
+    return _script("probe.py", "--name", "gpu-probe", "--rounds", "20")
+
+
 def _script(name: str, *options: str) -> int:
     return subprocess.run([sys.executable, str(HERE / name), *options], check=False).returncode
 
@@ -62,6 +67,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "pretrain-1b": partial(pretrain, "1b"),
     "attention": attention,
     "tokenizer": tokenizer,
+    "probe": probe,
     "finetune": finetune,
 }
 

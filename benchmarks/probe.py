@@ -24,7 +24,7 @@ from toto.models.llama import Llama
 from toto.models.sizes import BASE, LARGE, ONE_B
 from toto.probing.clips import Items, items_of
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import TokenEncoder
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--probes", nargs="+", default=["attention"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default="probe", help="of the JSON file")
     arguments = parser.parse_args()
     config = ProbeTraining(batch=arguments.batch, probes=tuple(arguments.probes))
     single = replace(config, learning_rates=(1e-3,), weight_decays=(0.1,))
@@ -61,7 +62,7 @@ def main() -> None:
             for contender in contenders:
                 contender.step(turn)
     rows = [contender.row() for contender in contenders]
-    write_result("probe", summary(rows, contenders, vars(arguments)))
+    write_result(arguments.name, summary(rows, contenders, vars(arguments)))
 
 
 def summary(
@@ -110,7 +111,7 @@ class Contender:
         items = items_of(dataset, np.arange(ITEMS), 1)
         width, heads, points = model.size.width, model.size.heads, len(config.grid)
         labelled = Labelled(
-            partial(read, FrozenFeatures(TokenEncoder(model), layers, exact=False), items),
+            partial(read, FrozenFeatures(TrainedEncoder(model), layers, exact=False), items),
             torch.arange(ITEMS).remainder(CLASSES),
         )
         banks = {

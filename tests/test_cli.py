@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
-from toto.cli import data, finetune, models, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
@@ -453,6 +453,8 @@ MISTAKES = {
     "probe actions run unlabelled --out new-probe": ["unlabelled", "label"],
     "probe actions run foreign --out new": ["foreign", "tokenizer"],
     "probe actions tokens tokens --out new": ["tokens", "not a saved model"],
+    "probe actions run tokens --out new --crops 4": ["crops, scale, flip and test_crops"],
+    "probe actions run tokens --out new --test-clips 0": ["test_clips 0"],
     "finetune": ["finetune images", "finetune actions"],
     "finetune actions run tokens --out new --recipe demmo": ["'demmo'", "did you mean 'demo'?"],
     "finetune actions run tokens": ["--out"],
@@ -460,6 +462,7 @@ MISTAKES = {
     "finetune actions run tokens --out new --drop-path 1": ["drop_path 1.0"],
     "finetune actions run foreign --out new": ["foreign", "tokenizer"],
     "finetune actions nowhere tokens --out new": ["nowhere", "not a saved model"],
+    "finetune images dinov2:nowhere tokens --out new": ["dinov2:nowhere", "cannot be fine-tuned"],
     "finetune images run tokens --out no-photos": ["tokens", "too few labelled images"],
     "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
     "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],
@@ -577,7 +580,7 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
         return {name: options | positional}
     function = name.replace(" ", "_")
-    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
+    (module,) = (m for m in (data, models, probes, studies, tokenizers) if hasattr(m, function))
     return {name: arguments_of(getattr(module, function))}
 
 

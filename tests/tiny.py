@@ -11,7 +11,8 @@ from toto.media.sources import read_sources
 from toto.media.view import View
 from toto.media.write import write_video
 from toto.tokenizers.dvae import DVAE
-from toto.tokenizers.sizes import DVAESize
+from toto.tokenizers.patches import Patches
+from toto.tokenizers.sizes import DVAESize, PatchesSize
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.store import TokenDataset
@@ -72,3 +73,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
+
+
+def save_patches(folder: Path, patch: int = 4) -> Path:
+    Patches(PatchesSize(patch=patch)).save(folder)
+    return folder

@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from toto.config import from_dict
 from toto.errors import UserError, at_least
 from toto.generation.continuation import continue_codes
+from toto.generation.patches import continue_patches
 from toto.generation.sampling import Sampling
 from toto.media.video import read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
-from toto.models.saved import check_table, load_model, saved_in
-from toto.probing.encoder import TokenEncoder
+from toto.models.saved import Saved, check_table, load_model, saved_in
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import pick_layers
-from toto.tokenizers.base import Tokenizer, load_tokenizer
+from toto.tokenizers.base import Codes, Tokenizer, load_tokenizer
+from toto.tokenizers.patches import Patches
+from toto.tokens.patches import PatchGrid
 from toto.tokens.vocabulary import Vocabulary
 from toto.training.device import pick_device
 
@@ -33,11 +36,11 @@ class Toto:
     """
 
     def __init__(
-        self, folder: Path, model: Llama, tokenizer: Tokenizer, details: dict[str, Any]
+        self, folder: Path, model: Saved, tokenizer: Tokenizer, details: dict[str, Any]
     ) -> None:
-        layout = details["vocabulary"]
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
-        self.vocabulary = Vocabulary(layout["codebook_size"], *layout["grid"])
+        self.layout = _layout(tokenizer, details)
+        """how frames become sequences: of tokens, or of patches"""
         self.frames: int = details["frames"]
         """frames of the longest clip that the model reads"""
         self.view = from_dict(View, details["view"], str(folder))
@@ -58,17 +61,28 @@ class Toto:
         return cls(folder, model.to(where), tokenizer, details)
 
     @property
-    def encoder(self) -> TokenEncoder:
+    def encoder(self) -> TrainedEncoder:
         """What probes read."""
-        return TokenEncoder(self.model)
+        return TrainedEncoder(self.model)
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return next(self.model.parameters()).device
 
-    def tokenize(self, video: Video) -> Int[Tensor, "frames rows cols"]:
-        """Codes of all kept frames.
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that it reads.
+
+        Raises:
+            toto.errors.UserError: it reads patches.
+        """
+        if not isinstance(self.layout, Vocabulary):
+            raise UserError(f"{self.folder} reads patches of pixels, no tokens")
+        return self.layout
+
+    def tokenize(self, video: Video) -> Codes:
+        """Codes of all kept frames; of a model of patches their pixels.
 
         Raises:
             toto.errors.MediaError: the file cannot be read.
@@ -80,14 +94,14 @@ class Toto:
     def features(
         self, video: Video, layers: str = "all"
     ) -> dict[int, Float[Tensor, "positions channels"]]:
-        """Hidden states of the first clip's codes, in raster order, by layer.
+        """Hidden states of the first clip's codes, or patches, in raster order, by layer.
 
         Args:
             video: its first `self.frames` kept frames are read.
             layers: "all", numbers ("0,4,8"), or a depth between 0 and 1 ("0.5").
         """
         codes = self._clip(video, self.frames)
-        tokens = self.vocabulary.sequence(codes.cpu().numpy(), "video", len(codes))
+        tokens = self.layout.sequence(codes.cpu().numpy(), "video", len(codes))
         inputs = torch.from_numpy(tokens[None, :-1]).to(self.device)
         with torch.no_grad():
             hidden = self.model.hidden_states(inputs, pick_layers(layers, self.model.size.layers))
@@ -107,55 +121,64 @@ class Toto:
             video: what has been seen so far.
             frames: how many to imagine.
             prompt: how many of the video's first kept frames to read; by default half a clip.
-            sampling: how codes are drawn; by default from the model's own distribution.
+            sampling: how codes are drawn; by default from the model's own distribution. Patches
+                are predicted, see `continue_patches`.
             on_frame: called after each frame.
 
         Raises:
-            toto.errors.UserError: `frames` or `prompt` is not positive.
+            toto.errors.UserError: `frames` or `prompt` is not positive, or a model of patches
+                cannot do as it is told.
             toto.errors.MediaError: the file cannot be read.
         """
         prompt = max(self.frames // 2, 1) if prompt is None else prompt
         if prompt < 1:
             raise UserError(f"prompt {prompt}: at least 1 frame")
-        codes = self._clip(video, prompt)
-        future = continue_codes(
-            self.model,
-            self.vocabulary,
-            codes[None],
-            frames,
-            self.frames,
-            sampling or Sampling(),
-            on_frame,
-        )
+        codes = self._clip(video, prompt)[None]
+        how = frames, self.frames, sampling or Sampling(), on_frame
+        if isinstance(self.model, Llama):
+            future = continue_codes(self.model, self.vocabulary, codes, *how)
+        else:
+            future = continue_patches(self.model, codes, *how)
         return self.tokenizer.decode(future[0]).cpu().numpy()
 
-    def _clip(self, video: Video, frames: int) -> Int[Tensor, "kept rows cols"]:
+    def _clip(self, video: Video, frames: int) -> Codes:
         if isinstance(video, np.ndarray):
             return self._encode(video[:frames])
         return self._encode(read_clip(str(video), 0, frames, self.view))
 
-    def _encode(self, frames: np.ndarray) -> Int[Tensor, "frames rows cols"]:
+    def _encode(self, frames: np.ndarray) -> Codes:
         return self.tokenizer.encode(torch.from_numpy(frames).to(self.device))
 
 
 def _refuse_misfits(
-    folder: Path, model: Llama, tokenizer: Tokenizer, details: dict[str, Any]
+    folder: Path, model: Saved, tokenizer: Tokenizer, details: dict[str, Any]
 ) -> None:
     """Compare what the key `toto` says with the tokenizer, the table and our layout of tokens."""
     try:
-        layout, side = details["vocabulary"], details["view"]["size"] // tokenizer.downsample
-        vocabulary = Vocabulary(tokenizer.codebook_size, side, side)
+        said = details["vocabulary" if isinstance(model, Llama) else "patches"]
         same = {
             "tokenizer": (details["tokenizer"], tokenizer.fingerprint),
-            **{key: (layout[key], value) for key, value in vocabulary.to_dict().items()},
+            **{
+                key: (said[key], value)
+                for key, value in _layout(tokenizer, details).to_dict().items()
+            },
         }
         at_least(1, frames=details["frames"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/config.json: its key `toto` is damaged: {error!r}") from error
-    for what, (said, found) in same.items():
-        if said != found:
+    for what, (its, found) in same.items():
+        if its != found:
             raise UserError(
-                f"{folder} does not fit its tokenizer: `toto` in config.json says {what} {said}, "
+                f"{folder} does not fit its tokenizer: `toto` in config.json says {what} {its}, "
                 f"expected is {found}"
             )
-    check_table(folder, model.vocabulary, layout)
+    if isinstance(model, Llama):
+        check_table(folder, model.vocabulary, said)
+
+
+def _layout(tokenizer: Tokenizer, details: dict[str, Any]) -> Vocabulary | PatchGrid:
+    """How frames of the size that a model reads become sequences."""
+    side = details["view"]["size"] // tokenizer.downsample
+    if isinstance(tokenizer, Patches):
+        return PatchGrid(tokenizer.downsample, side, side)
+    return Vocabulary(tokenizer.codebook_size, side, side)

@@ -24,6 +24,7 @@ from toto.media.item import Item
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
+from toto.models.llama import Llama
 from toto.probing.clips import probe_splits
 from toto.progress import console, progress
 from toto.recipes.demo import Demo
@@ -204,6 +205,7 @@ def _held_out(settings: Demo, dataset: TokenDataset) -> list[ItemRow]:
 def _generate(settings: Demo, dataset: TokenDataset, out: Path) -> int:
     """Futures of held-out clips, as codes in `out/futures.npy` `(clips, samples, frames, ...)`."""
     loaded = Toto.load(out / "pretrain")
+    assert isinstance(loaded.model, Llama)
     items = _held_out(settings, dataset)[: settings.futures]
     prompt = min(settings.prompt, *(item.frames for item in items))
     known = torch.from_numpy(

@@ -22,7 +22,7 @@ from toto.errors import MediaError
 from toto.media.item import Location
 from toto.media.pool import DecodePool, End, Task
 from toto.media.video import open_media, probe, read_clip, read_frames
-from toto.media.view import View
+from toto.media.view import Place, View
 
 ALL = View(stride=1, size=16, step="index")
 SAME = {"x264-params": "mbtree=0"}  # with it x264 does not always write the same bytes
@@ -34,7 +34,7 @@ def read_all(path, view=ALL):
 
 def seen(path, view, places=(0.5,)):
     with open_media(str(path)) as media:
-        return np.concatenate(list(media.chunks(view, places)))
+        return np.concatenate(list(media.chunks(view, [Place(place) for place in places])))
 
 
 def store(path, pictures, pix_fmt, codec="ffv1", **context):

@@ -13,7 +13,7 @@ from toto.errors import MediaError, UserError
 from toto.media.item import Location
 from toto.media.picture import kept, moments, nominal_rate
 from toto.media.video import open_media, probe, read_clip, read_frames
-from toto.media.view import View
+from toto.media.view import Place, View
 
 
 def indices(times, view, fps=None, **segment):
@@ -110,7 +110,7 @@ def test_random_places(tmp_path):
     turned = str(encode(tmp_path / "b.mp4", moving(3, 48, 96), options={"crf": "1"}, rotation=90))
     back = str(encode(tmp_path / "c.mp4", moving(3, 48, 96), options={"crf": "1"}, rotation=270))
     places = View(crops=5, seed=1).places(7)
-    assert len(set(places)) == 5 and all(0 <= place < 1 for place in places)
+    assert len(set(places)) == 5 and all(0 <= place.along < 1 for place in places)
     assert places == View(crops=5, seed=1).places(7)
     assert places != View(crops=5, seed=2).places(7) != View(crops=5, seed=2).places(8)
     squares = squares_of(path, (0.0, 0.25, 1.0))
@@ -138,7 +138,7 @@ def test_places_of_turned_images(tmp_path, orientation):
 
 def squares_of(path, places):
     with open_media(path) as media:
-        return np.concatenate(list(media.chunks(View(1, 48), places)))
+        return np.concatenate(list(media.chunks(View(1, 48), [Place(place) for place in places])))
 
 
 def test_numbered_frames(tmp_path):

@@ -15,7 +15,7 @@ from toto.errors import UserError
 from toto.media.file import MediaInfo
 from toto.media.item import Location
 from toto.media.pool import Chunk, DecodePool, End, Failure, Task
-from toto.media.view import Limits, View
+from toto.media.view import Limits, Place, View
 
 VIEW = View(stride=1, size=16)
 
@@ -192,7 +192,9 @@ def test_clips_and_places(media):
 
 def collect_all(location, first, frames):
     with DecodePool(VIEW, 1) as pool:
-        parts = [r for _, r in pool.stream([Task(location, (0.0, 1.0), first, frames)])]
+        parts = [
+            r for _, r in pool.stream([Task(location, (Place(0.0), Place(1.0)), first, frames)])
+        ]
     assert all(part.frames.shape[1:] == (2, 3, 16, 16) for part in parts[:-1])
     return np.concatenate([part.frames for part in parts[:-1]]), parts[-1]
 
@@ -222,7 +224,7 @@ SCRIPT = """
 import sys
 from toto.media.item import Location
 from toto.media.pool import DecodePool, Task
-from toto.media.view import View
+from toto.media.view import Place, View
 if __name__ == "__main__":
     with DecodePool(View(), 2) as pool:
         print(*[worker.process.pid for worker in pool._workers], flush=True)

@@ -9,7 +9,7 @@ from toto.errors import MediaError, UserError
 from toto.media.colour import check_pixels, square, to_rgb
 from toto.media.file import MediaInfo
 from toto.media.video import probe, read_frames
-from toto.media.view import Limits, View
+from toto.media.view import CENTRE, Limits, View
 
 
 def read_image(tmp_path, image, size=32, **options):
@@ -30,14 +30,14 @@ def plain(image, size):
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (32, 32), (100, 100), (16, 8)])
 def test_square_is_pillow(width, height):
     image = Image.fromarray(moving(1, height, width)[0])
-    assert np.array_equal(square(image, 32, 0.5), plain(image, 32))
+    assert np.array_equal(square(image, 32, CENTRE.box(*image.size)), plain(image, 32))
 
 
 def test_square_of_large_pictures_is_close():
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 255, (32, 48, 3), np.uint8))
     image = small.resize((1152, 768), Image.Resampling.BICUBIC)
-    difference = square(image, 128, 0.5).astype(int) - plain(image, 128)
+    difference = square(image, 128, CENTRE.box(*image.size)).astype(int) - plain(image, 128)
     assert 0 < abs(difference).max() <= 4
 
 
@@ -96,7 +96,10 @@ def test_orientation(tmp_path, orientation, kind):
     info = probe(str(tmp_path / "image"))
     assert (info.width, info.height) == upright.size
     (frames,) = read_frames(str(tmp_path / "image"), View(size=48))
-    assert abs(frames[0].astype(int) - square(to_rgb(upright), 48, 0.5)).max() <= 1
+    assert (
+        abs(frames[0].astype(int) - square(to_rgb(upright), 48, CENTRE.box(*upright.size))).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])

@@ -174,6 +174,29 @@ def test_image_folder(tmp_path):
     ]
 
 
+def test_tiny_imagenet(tmp_path):
+    """As its archive is: below one folder, the classes of `val` in a list, `test` without any."""
+    root = tmp_path / "tiny-imagenet-200"
+    names = "train/n1/images/n1_0.JPEG train/n2/images/n2_0.JPEG val/images/val_0.JPEG"
+    touch(root, *names.split(), "val/images/val_1.JPEG", "test/images/test_0.JPEG", "words.txt")
+    annotations = "val_1.JPEG\tn1\t0\t32\t44\t62\nval_0.JPEG\tn2\t52\t55\t57\t59\n"
+    (root / "val" / "val_annotations.txt").write_text(annotations)
+    expected = [
+        ("test/images/test_0.JPEG", None, "test"),
+        ("train/n1/images/n1_0.JPEG", "n1", "train"),
+        ("train/n2/images/n2_0.JPEG", "n2", "train"),
+        ("val/images/val_0.JPEG", "n2", "val"),
+        ("val/images/val_1.JPEG", "n1", "val"),
+    ]
+    assert table(read_source(f"imagefolder:{root}")) == expected
+    below = [(f"tiny-imagenet-200/{key}", *rest) for key, *rest in expected]
+    assert table(read_source(f"imagefolder:{tmp_path}")) == below
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(root.rglob("*.*")):
+            archive.write(path, path.relative_to(tmp_path))
+    assert table(read_source(f"imagefolder:{tmp_path}/a.zip")) == below
+
+
 def test_folders_of_frames(tmp_path):
     names = "train/run/1/img_001.jpg train/run/1/img_002.jpg val/jump/2/9.png val/jump/2/notes.txt"
     touch(tmp_path, *names.split(), "val/jump/cover.jpg")

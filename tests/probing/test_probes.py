@@ -18,7 +18,7 @@ from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import items_of, probe_splits
 from toto.probing.config import ProbeKind, ProbeTraining
-from toto.probing.encoder import TokenEncoder
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures, pick_layers
 from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import build_bank
@@ -256,6 +256,19 @@ def test_predictions_come_in_the_clips_order(batch):
     assert shown.accuracy(guesses["same"]) == [1.0]
 
 
+def test_probabilities_are_averaged_over_the_views():
+    """A view that is sure outweighs two that are not, which a vote or a mean of logits need not."""
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(3, 2, 50, CLASSES)
+    labels = torch.zeros(50, dtype=torch.long)
+    shown = Labelled(lambda rows, view: {"x": logits[view][:, rows]}, labels, views=3)
+    guesses = shown.predictions(lambda features: {"it": features["x"]}, 7)["it"]
+    means = logits.softmax(-1).mean(0)
+    assert torch.equal(guesses[..., 0], means.argmax(-1))
+    assert torch.equal(guesses, means.topk(min(CLASSES, 5)).indices)
+    assert not torch.equal(guesses[..., 0], logits.mean(0).argmax(-1))
+
+
 def test_neighbours_vote_as_scikit_learn_would_count_them():
     """Of clips apart by more than the vote can bridge, and of all means, passed by or not."""
     known, asked = planted({"0": 4.0}), planted({"0": 4.0}, seed=1, clips=40)
@@ -300,7 +313,7 @@ def test_features_are_the_trunks_hidden_states_kept_or_not(trunk, tmp_path):
     clips = items_of(data, np.arange(7), 4).middle()
     expected = trunk.hidden_states(clips.inputs(), (1, 3))
     done = []
-    fresh, kept = (FrozenFeatures(TokenEncoder(trunk), (1, 3)) for _ in range(2))
+    fresh, kept = (FrozenFeatures(TrainedEncoder(trunk), (1, 3)) for _ in range(2))
     fresh.keep(clips, limit=7 * 2 * 16 * 16 * 2 - 1)
     kept.keep(clips, batch=3, limit=7 * 2 * 16 * 16 * 2, advance=done.append)
     assert (fresh.bytes, kept.bytes) == (0, 7 * 2 * 16 * 16 * 2)

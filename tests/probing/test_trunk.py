@@ -14,7 +14,7 @@ from toto.models.saved import load_model
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import Items, items_of
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import TokenEncoder
+from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
@@ -64,7 +64,7 @@ def objective(data: TokenDataset, config: ProbeTraining = CONFIG) -> Probes:
     def drawn(rows, epoch):
         return clips[rows].drawn(config.seed, epoch, config.random_start)
 
-    features = FrozenFeatures(TokenEncoder(trunk), (1, 2))
+    features = FrozenFeatures(TrainedEncoder(trunk), (1, 2))
     labels = torch.arange(24) // 12
     labelled = Labelled(lambda rows, epoch: features(drawn(rows, epoch)), labels)
     banks = {
@@ -165,7 +165,7 @@ def test_a_result_of_a_trunk_that_was_trained_further_leaves_it_behind(tmp_path)
         make_images(tmp_path / "source" / name, 16, seed=i)
     data = make_dataset(tmp_path / "source", tokenizer, tmp_path / "data")
     config = replace(CONFIG, epochs=2, held_out=0.3, rope_base=500.0)
-    encoder = TokenEncoder(model(data))
+    encoder = TrainedEncoder(model(data))
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
     result = probe_images(encoder, data, tmp_path / "out", config)
     assert len(result.test_accuracy) == 3 and len(result.knn.test_accuracy) == 3

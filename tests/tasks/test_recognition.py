@@ -5,16 +5,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from tests.tiny import make_dataset, make_videos, save_tokenizer
+from tests.tiny import make_dataset, make_videos, save_patches, save_tokenizer
 from toto.errors import UserError
+from toto.media.sources import read_sources
+from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import probe_splits
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import TokenEncoder
+from toto.probing.encoder import TrainedEncoder
 from toto.tasks.actions import probe_actions
 from toto.tasks.images import probe_images
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import IMAGES, VIDEO
 
@@ -27,6 +32,8 @@ TRAINING = ProbeTraining(
     held_out=0.3,
 )
 CLASSES = ("black", "blue", "green", "red", "white", "yellow")
+
+DAMAGED = "not media: starts with 6e6f2070"
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +49,17 @@ def data(tmp_path_factory) -> TokenDataset:
                 noisy = (colour + random.integers(-30, 31, (8, 8, 3))).clip(0, 255)
                 path = folder / "source" / split / name / f"{i}.png"
                 Image.fromarray(noisy.astype(np.uint8)).save(path)
+    (folder / "source" / "val" / "red" / "damaged.png").write_bytes(b"no picture")
     make_videos(folder / "source" / "train" / "red", [4, 5])
     tokenizer = save_tokenizer(folder / "tokenizer")
     return make_dataset(folder / "source", tokenizer, folder / "data")
 
 
 @pytest.fixture(scope="module")
-def model(data) -> TokenEncoder:
+def model(data) -> TrainedEncoder:
     torch.manual_seed(0)
     size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
-    return TokenEncoder(Llama(size, data.vocabulary.size).eval().requires_grad_(False))
+    return TrainedEncoder(Llama(size, data.vocabulary.size).eval().requires_grad_(False))
 
 
 def test_an_image_is_its_start_and_its_codes(data):
@@ -96,6 +104,61 @@ def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path
     table = result.table()
     assert f"layer  1  {chosen.test_accuracy[1]:6.1%}" in table
     assert "Table 7" in table and "Table 8" not in table
+
+
+class Colours:
+    """An encoder of frames: its states are colours of their quarters, by layer shuffled or not."""
+
+    layers, width, heads, device = 1, 3, 1, torch.device("cpu")
+
+    def __init__(self, fingerprint: str = "0" * 16) -> None:
+        self.fingerprint = fingerprint
+
+    def hidden_states(self, inputs, layers):
+        assert inputs.dtype == torch.uint8 and inputs.shape[1:] == (1, 3, 8, 8)
+        x = F.adaptive_avg_pool2d(inputs[:, 0].float(), 2).flatten(2).mT / 255
+        return {layer: x if layer else torch.rand_like(x) for layer in layers}
+
+
+@pytest.fixture(scope="module")
+def pixels(data, tmp_path_factory) -> TokenDataset:
+    folder = tmp_path_factory.mktemp("pixels")
+    patches = save_patches(folder / "patches")
+    return make_dataset(data.folder.parent / "source", patches, folder / "data")
+
+
+def test_other_encoders_read_frames(pixels, tmp_path):
+    result = probe_images(Colours(), pixels, tmp_path, replace(TRAINING, probes=("mean",)))
+    assert result.best_layer == 1
+    assert result.accuracy > 0.8 and result.knn.test_accuracy[1] > 0.8
+    assert result.test_accuracy[0] < 0.5
+    assert min(result.pixels, result.pixels_linear) > 0.5
+    assert result.unread == {"val": [f"val/red/damaged.png: {DAMAGED}"]}
+    assert "1 of val could not be read: val/red/damaged.png" in result.table()
+    with pytest.raises(UserError, match=r"begun with other settings.*encoder"):
+        probe_images(Colours("1" * 16), pixels, tmp_path, replace(TRAINING, probes=("mean",)))
+
+
+def test_views_are_trained_on_and_averaged_over(data, model, tmp_path):
+    """Random boxes to train on, three crops to test on, of a data set of its own."""
+    source, tokenizer = data.folder.parent / "source", data.folder.parent / "tokenizer"
+    views = {
+        "train": View(size=8, crops=2, scale=(0.3, 1.0), flip=True),
+        "val": View(size=8, crops=3, spread="even"),
+    }
+    train, test = (
+        ingest(
+            read_sources([str(source / split)]), tokenizer, tmp_path / split, Ingest(view), "it", 0
+        )
+        for split, view in views.items()
+    )
+    result = probe_images(model, train, tmp_path / "out", TRAINING, test)
+    assert result.views == 3 and result.clips[2] == 36 and sum(result.clips[:2]) == 6 * 24
+    assert result.accuracy > 0.5 > result.chance
+    assert "36 test items in 3 views each" in result.table()
+    pictures = make_dataset(source / "val", save_patches(tmp_path / "patches"), tmp_path / "other")
+    with pytest.raises(UserError, match="must agree"):
+        probe_images(model, train, tmp_path / "new", TRAINING, pictures)
 
 
 def test_a_result_is_there_to_stay(data, model, tmp_path):

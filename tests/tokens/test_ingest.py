@@ -149,7 +149,7 @@ def test_crops_are_stored_one_after_the_other(visual, tmp_path):
         assert np.array_equal(data.codes(data.item(i)), codes), row
         slack = max(row["width"], row["height"]) - row["crop_side"]
         corner = row["crop_x"] if row["width"] > row["height"] else row["crop_y"]
-        assert corner == pytest.approx(places[row["crop"]] * slack, rel=1e-6)
+        assert corner == pytest.approx(places[row["crop"]].along * slack, rel=1e-6)
 
 
 def test_segments_and_provenance_reach_the_index(visual, tmp_path):

@@ -18,7 +18,7 @@ from toto.errors import UserError
 from toto.media.pool import Task, _Worker
 from toto.media.sources import read_sources
 from toto.media.video import open_media
-from toto.media.view import LIMITS, Limits, View
+from toto.media.view import LIMITS, Limits, Place, View
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.loader import Sequences, freeze
@@ -98,7 +98,9 @@ def test_codes_are_those_of_some_square(scanned, media):
     found = sequences(scanned)
     index = next(i for i in range(20) if found.describe(i)[0][0].frames == 30)
     item, start = found.describe(index)[0]
-    places = tuple(np.linspace(0, 1, 25))  # every offset of 8 pixels in steps of a third
+    places = tuple(
+        map(Place, np.linspace(0, 1, 25).tolist())
+    )  # every offset of 8 pixels in steps of a third
     with open_media(item.location) as opened:
         squares = np.concatenate(list(opened.chunks(VIEW, places, start, FRAMES)))
     candidates = [

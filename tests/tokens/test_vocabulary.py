@@ -58,7 +58,7 @@ def test_the_end_is_a_target_of_short_sequences_alone():
 def test_cutting_by_hand():
     whole, images = [1, *TOKENS, 2], [3, *TOKENS, 2]
     short = [1, *TOKENS[:6], 2, 0, 0, 0, 0, 0, 0]
-    pieces, rows = cut(torch.tensor([whole, images, short]), 6)
+    pieces, rows, filled = cut(torch.tensor([whole, images, short]), torch.tensor([12, 12, 6]), 6)
     assert pieces.tolist() == [
         [1, *TOKENS[:6], 2],
         [1, *TOKENS[6:], 2],
@@ -67,12 +67,12 @@ def test_cutting_by_hand():
         [1, *TOKENS[:6], 2],  # its second piece holds only the end and padding
     ]
     assert rows.tolist() == [0, 0, 1, 1, 2]
+    assert filled.tolist() == [6, 6, 6, 6, 6]
     # Pieces of 4 cut the short sequence's end off its own piece; the rest of 12 mod 5 is dropped.
-    assert cut(torch.tensor([short]), 4)[0].tolist() == [
-        [1, *TOKENS[:4], 2],
-        [1, *TOKENS[4:6], 2, 0, 2],
-    ]
-    assert cut(torch.tensor([whole]), 5)[0].tolist() == [
+    pieces, _, filled = cut(torch.tensor([short]), torch.tensor([6]), 4)
+    assert pieces.tolist() == [[1, *TOKENS[:4], 2], [1, *TOKENS[4:6], 2, 0, 2]]
+    assert filled.tolist() == [4, 2]
+    assert cut(torch.tensor([whole]), torch.tensor([12]), 5)[0].tolist() == [
         [1, *TOKENS[:5], 2],
         [1, *TOKENS[5:10], 2],
     ]
@@ -80,7 +80,7 @@ def test_cutting_by_hand():
 
 def test_the_last_position_of_a_piece_is_neither_read_nor_predicted():
     short = torch.tensor([[1, *TOKENS[:6], 2, 0, 0, 0, 0, 0, 0]])
-    inputs, targets = inputs_and_targets(cut(short, 4)[0])
+    inputs, targets = inputs_and_targets(cut(short, torch.tensor([6]), 4)[0])
     assert targets.tolist() == [TOKENS[:4], [*TOKENS[4:6], 2, 0]]
     assert inputs.tolist() == [[1, *TOKENS[:3]], [1, *TOKENS[4:6], 2]]
 

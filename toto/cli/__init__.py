@@ -3,7 +3,7 @@
 import errno
 import sys
 
-from toto.cli import data, finetune, models, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.cli.parse import Command
 from toto.errors import MediaError, UserError, unknown
 
@@ -20,7 +20,7 @@ _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 COMMANDS: dict[str, Command] = {
     name: command
-    for module in (studies, data, tokenizers, runs, models, finetune)
+    for module in (studies, data, tokenizers, runs, models, probes, finetune)
     for name, command in module.COMMANDS.items()
 }
 

@@ -2,18 +2,21 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
 from toto.cli.parse import Command, command
 from toto.errors import MediaError, UserError
-from toto.probing.config import ProbeTraining
+from toto.media.view import View
 from toto.tokens.config import Ingest
 
-_PROBES = ProbeTraining()
+if TYPE_CHECKING:
+    from toto.media.item import Item
+    from toto.tokens.store import TokenDataset
 
 
 def adopt(
@@ -105,7 +108,7 @@ def features(
     """Write hidden states of the clips of a source.
 
     Args:
-        model: folder of a run or of a saved model
+        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
         source: a token data set, or media, which are tokenized into OUT/tokens first
         out: folder to write to; begun there before, it goes on
         layers: all, numbers like 0,4,8, or a depth between 0 and 1 like 0.5
@@ -119,90 +122,95 @@ def features(
     print(out)
 
 
-def probe_actions(
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-    out: Path,
-    training: OmitArgPrefixes[ProbeTraining] = _PROBES,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Read actions from every layer by probes.
-
-    Args:
-        model: folder of a run or of a saved model
-        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
-        out: folder to write to; begun there before, it goes on
-        training: how the probes are trained
-        workers: processes that decode
-        device: auto (cuda, mps, cpu in that order) or a device's name
-    """
-    from toto.tasks.actions import probe_actions as run
-
-    loaded, dataset = model_and_tokens(model, data, out, workers, device)
-    print(run(loaded.encoder, dataset, loaded.frames, out, training).table())
-    print(out)
-
-
-def probe_images(
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-    out: Path,
-    training: OmitArgPrefixes[ProbeTraining] = _PROBES,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Read the classes of images from every layer by probes.
-
-    Args:
-        model: folder of a run or of a saved model
-        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
-        out: folder to write to; begun there before, it goes on
-        training: how the probes are trained
-        workers: processes that decode
-        device: auto (cuda, mps, cpu in that order) or a device's name
-    """
-    from toto.tasks.images import probe_images as run
-
-    loaded, dataset = model_and_tokens(model, data, out, workers, device)
-    print(run(loaded.encoder, dataset, out, training).table())
-    print(out)
-
-
 def model_and_tokens(
-    model: Path, source: str, out: Path, workers: int, device: str
+    model: Path, source: str, out: Path, workers: int, device: str, is_first: bool = True
 ) -> tuple[Any, Any]:
-    """The model, and the source as a token data set of the model's own tokenizer."""
+    """The model or other encoder, and the source as a token data set of what it reads.
+
+    Of several processes the first one makes what the others open.
+    """
+    loaded = open_model(model, device)
+    if is_tokens(source):
+        return loaded, tokens_for(loaded, Path(source))
+    if is_first:
+        items = read_media(source, out)
+        tokenize_for(loaded, items, out, out / "tokens", loaded.view, workers)
+    return loaded, tokens_for(loaded, out / "tokens")
+
+
+def open_model(model: Path, device: str) -> Any:
+    """A trained model, or another encoder."""
     import toto
+    from toto.probing.baselines import is_baseline, load_baseline
+    from toto.training.device import pick_device
+
+    if is_baseline(str(model)):
+        return load_baseline(str(model), pick_device(device))
+    return toto.load(model, device)
+
+
+def is_tokens(source: str) -> bool:
+    """Whether a source is a token data set, and no media."""
+    return (Path(source) / "dataset.json").exists()
+
+
+def read_media(source: str, out: Path) -> "Sequence[Item]":
+    """The items of a source; its long lists are unpacked below `out`."""
     from toto.media.sources import read_sources
-    from toto.tokens.ingest import ingest
+
+    return read_sources([source], out)
+
+
+def tokenize_for(
+    loaded: Any, items: "Sequence[Item]", out: Path, tokens: Path, view: View, workers: int
+) -> None:
+    """Make, or finish, a data set of what a model or other encoder reads."""
+    from toto.api import Toto
+    from toto.tokens.ingest import ingest, report_failures
+
+    is_ours = isinstance(loaded, Toto)
+    tokenizer = loaded.folder / "tokenizer" if is_ours else _patches(loaded.patch, out)
+    command = f"toto {shlex.join(sys.argv[1:])}"
+    devices = [str(loaded.device)]
+    report_failures(ingest(items, tokenizer, tokens, Ingest(view), command, workers, devices))
+
+
+def tokens_for(loaded: Any, folder: Path) -> "TokenDataset":
+    """A data set that is of what a model or other encoder reads.
+
+    Raises:
+        UserError: it is not.
+    """
+    from toto.api import Toto
     from toto.tokens.store import TokenDataset
 
-    loaded = toto.load(model, device)
-    if (Path(source) / "dataset.json").exists():
-        dataset = TokenDataset(Path(source))
-    else:
-        dataset = ingest(
-            read_sources([source], out),
-            loaded.folder / "tokenizer",
-            out / "tokens",
-            Ingest(loaded.view),
-            f"toto {shlex.join(sys.argv[1:])}",
-            workers,
-            [str(loaded.device)],
-        )
-    if dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
+    dataset = TokenDataset(folder)
+    if not isinstance(loaded, Toto):
+        if not dataset.is_pixels:
+            raise UserError(
+                f"{folder} stores codes, this encoder reads pixels: give the media themselves, or "
+                "a data set of a tokenizer that `toto tokenizer patches` makes"
+            )
+    elif dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
         raise UserError(
-            f"{source} was made by tokenizer {dataset.info['tokenizer']}, "
-            f"{model} reads codes of {loaded.tokenizer.fingerprint}"
+            f"{folder} was made by tokenizer {dataset.info['tokenizer']}, "
+            f"{loaded.folder} reads codes of {loaded.tokenizer.fingerprint}"
         )
-    return loaded, dataset
+    return dataset
+
+
+def _patches(patch: int, out: Path) -> Path:
+    """A tokenizer that keeps pixels, for an encoder of such patches."""
+    from toto.tokenizers.patches import Patches
+    from toto.tokenizers.sizes import PatchesSize
+
+    folder = out / "tokenizer"
+    Patches(PatchesSize(patch=patch)).save(folder)
+    return folder
 
 
 COMMANDS: dict[str, Command] = {
     "adopt": command(adopt),
     "generate": command(generate),
     "features": command(features),
-    "probe actions": command(probe_actions),
-    "probe images": command(probe_images),
 }

@@ -61,6 +61,20 @@ def tokenizer_fetch_dalle(
     print(out)
 
 
+def tokenizer_patches(out: Path, patch: int = 8) -> None:
+    """Make the continuous tokenizer: frames stay pixels, in patches; see docs/tokenizers.md.
+
+    Args:
+        out: folder of the tokenizer
+        patch: side of a patch in pixels
+    """
+    from toto.tokenizers.patches import Patches
+    from toto.tokenizers.sizes import PatchesSize
+
+    Patches(PatchesSize(patch=patch)).save(out)
+    print(out)
+
+
 def tokenizer_eval(
     tokenizer: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENIZER")],
     source: tuple[str, ...],
@@ -68,6 +82,7 @@ def tokenizer_eval(
     frames: int = 512,
     size: int = 128,
     batch: int = 32,
+    features: str | None = None,
     workers: int = 2,
     device: str = "auto",
 ) -> None:
@@ -80,6 +95,8 @@ def tokenizer_eval(
         frames: how many frames, spread evenly over the items
         size: side of the frames in pixels
         batch: frames that are encoded and decoded at once
+        features: what Fréchet distances are of: inception:FILE, or another encoder like
+            dinov2:FOLDER; by default there are none
         workers: processes that decode media
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
@@ -89,7 +106,8 @@ def tokenizer_eval(
 
     items = read_sources(source, out)
     picked = str(pick_device(device))
-    print(evaluate(tokenizer, items, out, frames, size, batch, workers, picked).text())
+    found = evaluate(tokenizer, items, out, frames, size, batch, workers, picked, features)
+    print(found.text())
     if out is not None:
         print(out)
 
@@ -98,5 +116,6 @@ COMMANDS: dict[str, Command] = {
     "tokenizer convert dalle": command(tokenizer_convert_dalle),
     "tokenizer convert taming": command(tokenizer_convert_taming),
     "tokenizer fetch dalle": command(tokenizer_fetch_dalle),
+    "tokenizer patches": command(tokenizer_patches),
     "tokenizer eval": command(tokenizer_eval),
 }

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from toto.errors import MediaError
-from toto.media.view import box
+from toto.media.view import Box
 
 # More than any camera makes; as RGB it is 384 MiB. Checked before anything is decoded.
 MAX_PIXELS = 2**27
@@ -48,15 +48,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def square(image: Image.Image, size: int, place: float) -> UInt8[np.ndarray, "3 size size"]:
-    """The square at `place` of an RGB image, resized so that its sides are `size` pixels."""
-    left, top, side = box(*image.size, place)
+def square(image: Image.Image, size: int, box: Box) -> UInt8[np.ndarray, "3 size size"]:
+    """A part of an RGB image, resized so that its sides are `size` pixels."""
     # Halving first wherever the factor is 4 or more doubles the speed at 720p; against plain
     # bicubic it costs 3 grey levels at most, 54 dB, on natural frames.
     small = image.resize(
         (size, size),
         Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
+        box=(box.left, box.top, box.left + box.width, box.top + box.height),
         reducing_gap=2.0,
     )
     return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))

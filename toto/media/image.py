@@ -14,6 +14,7 @@ from toto.media.colour import MAX_PIXELS, check_pixels, square, to_rgb
 from toto.media.file import MediaFile, MediaInfo, short
 from toto.media.picture import Picture
 from toto.media.turn import UPRIGHT, Turn
+from toto.media.view import Place
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 # The pages of a TIFF and the pictures of an MPO are no animation.
@@ -84,10 +85,10 @@ class ImageDecoder:
         return 1000 * len(durations) / sum(durations) if durations else None
 
     def _squares(
-        self, rgb: Image.Image, size: int, places: Sequence[float]
+        self, rgb: Image.Image, size: int, places: Sequence[Place]
     ) -> UInt8[np.ndarray, "places 3 size size"]:
         cut = self._turn.stored(places, *rgb.size)
-        return self._turn.apply(np.stack([square(rgb, size, place) for place in cut]))
+        return self._turn.apply(np.stack([square(rgb, size, box) for box in cut]))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from toto.media.file import MediaInfo, kind_of, open_file
 from toto.media.image import open_image
 from toto.media.item import Location, is_url
 from toto.media.picture import Picture
+from toto.media.view import Place
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 _DEFAULT_FPS = 30.0
@@ -80,7 +81,7 @@ def _files(folder: str) -> list[tuple[str, str]]:
 
 
 def _squares(
-    name: str, place: str, size: int, places: Sequence[float]
+    name: str, place: str, size: int, places: Sequence[Place]
 ) -> UInt8[np.ndarray, "places 3 size size"]:
     try:
         with open_file(Location(place)) as file:

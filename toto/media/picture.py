@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from toto.media.item import Location
-from toto.media.view import View
+from toto.media.view import Place, View
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
     """
 
     time: float
-    squares: Callable[[int, Sequence[float]], UInt8[np.ndarray, "places 3 size size"]]
+    squares: Callable[[int, Sequence[Place]], UInt8[np.ndarray, "places 3 size size"]]
 
 
 @dataclass(frozen=True)

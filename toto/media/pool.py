@@ -25,7 +25,7 @@ from toto.errors import MediaError, UserError
 from toto.media.file import MediaInfo, short
 from toto.media.item import Location, is_url
 from toto.media.video import open_media
-from toto.media.view import CENTRE, LIMITS, Limits, View
+from toto.media.view import CENTRE, LIMITS, Limits, Place, View
 from toto.processes import end_with_parent, start_shielded
 
 # How far the workers may run ahead of what is taken, per worker: in tasks, and in chunks (of less
@@ -42,7 +42,7 @@ class Task:
     """What to read: all kept frames of an item, or `frames` of them from `first` on."""
 
     location: Location
-    places: tuple[float, ...] = (CENTRE,)
+    places: tuple[Place, ...] = (CENTRE,)
     first: int = 0
     frames: int | None = None
     count_only: bool = False

@@ -14,12 +14,13 @@ from toto.media.colour import square, to_rgb
 from toto.media.file import short
 from toto.media.hdr import to_standard_range
 from toto.media.turn import turn_of
+from toto.media.view import Box, Place
 
 
 def squares_of(
-    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
+    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[Place]
 ) -> UInt8[np.ndarray, "places 3 size size"]:
-    """The upright squares of a frame at `places` along its longer side, `size` pixels each.
+    """The upright squares that parts of a frame become, `size` pixels each.
 
     `convert`, kept from frame to frame, saves 0.1 ms for each.
 
@@ -38,17 +39,16 @@ def squares_of(
 
 
 def _convert(
-    frame: VideoFrame, convert: VideoReformatter, size: int, places: Sequence[float]
-) -> UInt8[np.ndarray, "places 3 size size"]:
-    # By default each conversion would start threads, which takes ten times as long.
-    if any(component.is_alpha for component in frame.format.components):
-        pixels = convert.reformat(frame, format="rgba", threads=1).to_ndarray()
-        image = to_rgb(Image.fromarray(pixels))
-        return np.stack([square(image, size, place) for place in places])
+    frame: VideoFrame, convert: VideoReformatter, size: int, boxes: Sequence[Box]
+) -> UInt8[np.ndarray, "boxes 3 size size"]:
+    is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
     short_side = min(frame.width, frame.height)
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    if has_alpha or any(box[2:] != (short_side, short_side) for box in boxes):
+        image = Image.fromarray(_whole(frame, convert, has_alpha, is_hdr))
+        return np.stack([square(to_rgb(image), size, box) for box in boxes])
     width = max(size, round(frame.width * size / short_side))
     height = max(size, round(frame.height * size / short_side))
-    is_hdr = frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
     is_planar = not is_hdr and (width, height) != (frame.width, frame.height)
     way = Interpolation.AREA if size < short_side else Interpolation.BICUBIC
     if is_planar:
@@ -56,6 +56,7 @@ def _convert(
         way |= Interpolation.FULL_CHR_H_INT
     # Scaled before it is converted: with the whole picture in RGB first, reading takes half as
     # long again. Into planes it takes half the time, and differs by one level at most.
+    # By default each conversion would start threads, which takes ten times as long.
     small = convert.reformat(
         frame,
         width=width,
@@ -68,16 +69,31 @@ def _convert(
     if is_planar:
         channels = _planes(small)
     elif is_hdr:
-        is_hlg = frame.color_trc == ColorTrc.ARIB_STD_B67
-        channels = to_standard_range(small.to_ndarray(), is_hlg).transpose(2, 0, 1)
+        channels = _standard(frame, small).transpose(2, 0, 1)
     else:
         channels = small.to_ndarray().transpose(2, 0, 1)
-    squares = np.empty((len(places), 3, size, size), np.uint8)
-    for place, rgb in zip(places, squares, strict=True):
-        x, y = round((width - size) * place), round((height - size) * place)
+    squares = np.empty((len(boxes), 3, size, size), np.uint8)
+    slack = max(frame.width, frame.height) - short_side
+    for box, rgb in zip(boxes, squares, strict=True):
+        along = (box.left + box.top) / slack if slack else 0.5
+        x, y = round((width - size) * along), round((height - size) * along)
         for channel, into in zip(channels, rgb, strict=True):
             into[...] = channel[y : y + size, x : x + size]
     return squares
+
+
+def _whole(
+    frame: VideoFrame, convert: VideoReformatter, has_alpha: bool, is_hdr: bool
+) -> UInt8[np.ndarray, "height width channels"]:
+    """All pixels of a frame, as RGB or RGBA."""
+    kind = "rgba" if has_alpha else "rgb48le" if is_hdr else "rgb24"
+    whole = convert.reformat(frame, format=kind, threads=1)
+    return _standard(frame, whole) if kind == "rgb48le" else whole.to_ndarray()
+
+
+def _standard(frame: VideoFrame, wide: VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
+    """An HDR frame's pixels, 16 bits each, in standard range."""
+    return to_standard_range(wide.to_ndarray(), frame.color_trc == ColorTrc.ARIB_STD_B67)
 
 
 def _planes(frame: VideoFrame) -> list[UInt8[np.ndarray, "height stride"]]:

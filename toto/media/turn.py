@@ -8,6 +8,8 @@ from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
+from toto.media.view import Box, Place
+
 
 class Turn(NamedTuple):
     """A stored picture's right or lower end comes first, then rows become columns."""
@@ -16,13 +18,20 @@ class Turn(NamedTuple):
     from_below: bool
     swaps_axes: bool
 
-    def stored(self, places: Sequence[float], width: int, height: int) -> list[float]:
-        """Places along the longer side of the upright picture, in the one stored as width x height.
+    def stored(self, places: Sequence[Place], width: int, height: int) -> list[Box]:
+        """The parts of the upright picture, in the one stored as width x height."""
+        return [self._stored(place, width, height) for place in places]
 
-        They count along its other axis where axes are swapped, perhaps from the far end.
-        """
-        is_backward = self.from_right if width > height else self.from_below
-        return [1 - place if is_backward else place for place in places]
+    def _stored(self, place: Place, width: int, height: int) -> Box:
+        if self.swaps_axes:
+            top, left, high, wide = place.box(height, width)
+        else:
+            left, top, wide, high = place.box(width, height)
+        if self.from_right:
+            left = width - wide - left
+        if self.from_below:
+            top = height - high - top
+        return Box(left, top, wide, high)
 
     def apply(
         self, squares: UInt8[np.ndarray, "places 3 size size"]

@@ -26,7 +26,7 @@ from toto.media.pyav import (
     seek_pictures,
 )
 from toto.media.sparse import Unsure
-from toto.media.view import CENTRE, View
+from toto.media.view import CENTRE, Place, View
 
 Decoder = ImageDecoder | VideoDecoder | NumberedFrames
 
@@ -46,7 +46,7 @@ class OpenMedia:
     def chunks(
         self,
         view: View,
-        places: Sequence[float] = (CENTRE,),
+        places: Sequence[Place] = (CENTRE,),
         first: int = 0,
         frames: int | None = None,
     ) -> Iterator[UInt8[np.ndarray, "frames places 3 size size"]]:
@@ -60,7 +60,8 @@ class OpenMedia:
         """
         stop = None if frames is None else first + frames
         when = moments(view, self._location, self.fps)
-        squares = (p.squares(view.size, places) for p in self._kept(when, first, stop))
+        pictures = self._kept(when, first, stop)
+        squares = (_mirror(p.squares(view.size, places), places) for p in pictures)
         each = 3 * view.size**2 * len(places)
         size = max(1, min(_CHUNK, _CHUNK_BYTES // each))
         while chunk := list(islice(squares, size)):
@@ -165,6 +166,15 @@ def read_clip(
     with open_media(where) as media:
         chunks = [chunk[:, 0] for chunk in media.chunks(view, first=first, frames=frames)]
     return np.concatenate(chunks) if chunks else np.empty((0, 3, view.size, view.size), np.uint8)
+
+
+def _mirror(
+    squares: UInt8[np.ndarray, "places 3 size size"], places: Sequence[Place]
+) -> UInt8[np.ndarray, "places 3 size size"]:
+    for square, place in zip(squares, places, strict=True):
+        if place.mirrored:
+            square[:] = square[..., ::-1].copy()
+    return squares
 
 
 def _seek(location: Location, when: Moments, first: int, stop: int | None) -> Iterator[Picture]:

@@ -7,9 +7,10 @@ Tensors are named by their axes: b batch, t positions, c channels, h heads, d ch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,21 +139,25 @@ class Trunk(nn.Module):
         self.norm = nn.RMSNorm(size.width, eps=size.norm_eps)
 
 
-class Llama(nn.Module):
-    """A causal language model over tokens.
+class Backbone(nn.Module):
+    """LLaMA's blocks, before which a model puts its own embedding, and after which its own head.
 
     Layer 0 is the embedding's output, layer `i` the output of block `i`, before the final norm.
     """
 
-    def __init__(self, size: LlamaSize, vocabulary: int) -> None:
+    model: Any
+    """a module with the embedding, `layers` and the final `norm`"""
+    ends: int
+    """rows of the matrices beside the blocks' that positions are multiplied by"""
+
+    def __init__(self, size: LlamaSize) -> None:
         super().__init__()
-        self.size, self.vocabulary = size, vocabulary
-        self.model = Trunk(size, vocabulary)
-        self.lm_head = nn.Linear(size.width, vocabulary, bias=False)
-        if size.tied_head:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        self.size = size
         self.rotary = Rotary(size.head_width, size.rope_base)
-        self.init_weights()
+
+    def embed(self, inputs: Shaped[Tensor, "b t ..."], first: bool) -> Float[Tensor, "b t c"]:
+        """What block 1 reads; the `first` of `inputs` begin their sequences."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -173,36 +178,25 @@ class Llama(nn.Module):
         """
         return 1 / self.size.growth if name.endswith("_proj.weight") else 1.0
 
-    def forward(
-        self, tokens: Int[Tensor, "b t"], cache: Cache | None = None
-    ) -> Float[Tensor, "b t vocabulary"]:
-        """Logits of the next token at each position.
-
-        With a `cache`, `tokens` follow the positions already in it, and are added to it.
-        """
-        last = self.size.layers
-        x_btc = self._run(tokens, (last,), cache)[last]
-        return self.lm_head(self.normed(x_btc))
-
     def normed(self, x_btc: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
         """What the head multiplies: the last layer after the final norm, shrunk by muP."""
         x_btc = self.model.norm(x_btc)
         return x_btc if self.size.growth == 1 else x_btc / self.size.growth
 
     def hidden_states(
-        self, tokens: Int[Tensor, "b t"], layers: Sequence[int]
+        self, inputs: Shaped[Tensor, "b t ..."], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "b t c"]]:
         """Hidden states of the asked `layers`, by layer; no block above the highest is run."""
-        return self._run(tokens, layers, None)
+        return self._run(inputs, layers, None)
 
     def new_cache(self, batch: int, positions: int) -> Cache:
         """An empty cache for `positions` positions, on the model's device in its dtype."""
-        weight = self.model.embed_tokens.weight
+        weight = self.model.norm.weight
         shape = (self.size.layers, batch, self.size.heads, positions, self.size.head_width)
         return Cache(weight.new_zeros(shape), weight.new_zeros(shape))
 
-    def _run(self, tokens: Tensor, wanted: Sequence[int], cache: Cache | None) -> dict[int, Tensor]:
-        return self.run_blocks(self.model.embed_tokens(tokens), wanted, cache)
+    def _run(self, inputs: Tensor, wanted: Sequence[int], cache: Cache | None) -> dict[int, Tensor]:
+        return self.run_blocks(self.embed(inputs, not cache or not cache.length), wanted, cache)
 
     def run_blocks(
         self, x_btc: Float[Tensor, "b t c"], wanted: Sequence[int], cache: Cache | None = None
@@ -216,5 +210,32 @@ class Llama(nn.Module):
             if layer in wanted:
                 states[layer] = x_btc
         if cache is not None:
-            cache.length += cos.shape[0]
+            cache.length += x_btc.shape[1]
         return states
+
+
+class Llama(Backbone):
+    """A causal language model over tokens."""
+
+    def __init__(self, size: LlamaSize, vocabulary: int) -> None:
+        super().__init__(size)
+        self.vocabulary = self.ends = vocabulary
+        self.model = Trunk(size, vocabulary)
+        self.lm_head = nn.Linear(size.width, vocabulary, bias=False)
+        if size.tied_head:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.init_weights()
+
+    def embed(self, inputs: Int[Tensor, "b t"], first: bool) -> Float[Tensor, "b t c"]:
+        return self.model.embed_tokens(inputs)
+
+    def forward(
+        self, tokens: Int[Tensor, "b t"], cache: Cache | None = None
+    ) -> Float[Tensor, "b t vocabulary"]:
+        """Logits of the next token at each position.
+
+        With a `cache`, `tokens` follow the positions already in it, and are added to it.
+        """
+        last = self.size.layers
+        x_btc = self._run(tokens, (last,), cache)[last]
+        return self.lm_head(self.normed(x_btc))

@@ -5,6 +5,9 @@ generation_config.json    special ids, and which ids are never sampled
 model.safetensors         weights under Hugging Face's names
 tokenizer/                the visual tokenizer
 
+A model of patches is a folder of the same form under an architecture of our own: none of the
+library's reads pixels so. It has no generation_config.json.
+
 Folders that others wrote under that architecture are read too: with other precisions, with weights
 in shards, without `toto`. What our LLaMA does not compute is refused by its name in `config.json`.
 """
@@ -21,13 +24,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toto.config import from_dict, read_json, write_json
+from toto.config import from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
 from toto.files import folder_atomically
 from toto.models.llama import Llama
 from toto.models.mup import fold
+from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
 from toto.progress import console
+
+Saved = Llama | PatchLlama
+
+PATCHES = "toto_patches"
+"""model_type of a model of patches"""
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -60,12 +69,12 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_model(model: Llama, details: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:
+def save_model(model: Saved, details: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:
     """Write `model` to `folder`, with `details` under the key `toto`, and its tokenizer.
 
     Of a model under muP the plain LLaMA with the same logits is written, and `toto` says so.
     """
-    if model.size.mup_base is not None:
+    if isinstance(model, Llama) and model.size.mup_base is not None:
         details = {**details, "mup_base": model.size.mup_base}
         console.print(f"muP (base width {model.size.mup_base}) is folded into a plain LLaMA")
         model = fold(model)
@@ -74,8 +83,11 @@ def save_model(model: Llama, details: dict[str, Any], tokenizer_folder: Path, fo
         del weights[HEAD]
     with folder_atomically(folder) as partial:
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        write_json(partial / "config.json", _hugging_face_config(model, details))
-        write_json(partial / "generation_config.json", _generation_config(model, details))
+        if isinstance(model, Llama):
+            write_json(partial / "config.json", _hugging_face_config(model, details))
+            write_json(partial / "generation_config.json", _generation_config(model, details))
+        else:
+            write_json(partial / "config.json", _patches_config(model) | {"toto": details})
         shutil.copytree(tokenizer_folder, partial / "tokenizer")
 
 
@@ -84,20 +96,33 @@ def saved_in(folder: Path) -> Path:
     return folder / "model" if (folder / "model" / "config.json").exists() else folder
 
 
-def load_model(folder: Path) -> tuple[Llama, dict[str, Any]]:
+def load_model(folder: Path) -> tuple[Saved, dict[str, Any]]:
     """The model in `folder`, in fp32 on the CPU, and its details, see `read_shape`.
 
     Raises:
         UserError: see `read_shape` and `open_weights`.
     """
-    size, rows, details = read_shape(folder)
-    with torch.device("meta"):
-        model = Llama(size, rows)
+    model, details = read_model(folder)
     with open_weights(folder) as get:
         model.load_state_dict({name: get(name) for name in model.state_dict()}, assign=True)
-    if size.tied_head:
+    if isinstance(model, Llama) and model.size.tied_head:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval().requires_grad_(False), details
+
+
+def read_model(folder: Path) -> tuple[Saved, dict[str, Any]]:
+    """The model in `folder` without its weights, and its details, see `read_shape`.
+
+    Raises:
+        UserError: see `read_shape`.
+    """
+    path = folder / "config.json"
+    config = read_json(path, "a saved model")
+    with torch.device("meta"):
+        if config.get("model_type") == PATCHES:
+            return _patch_model(config, path), config["toto"]
+        size, rows, details = read_shape(folder)
+        return Llama(size, rows), details
 
 
 def read_shape(folder: Path) -> tuple[LlamaSize, int, dict[str, Any]]:
@@ -138,9 +163,8 @@ def open_weights(folder: Path) -> Iterator[Callable[[str], Tensor]]:
     Raises:
         UserError: weights are missing, unknown or damaged, or do not fit their config.
     """
-    size, rows, _ = read_shape(folder)
-    with torch.device("meta"):
-        expected = {name: [*value.shape] for name, value in Llama(size, rows).state_dict().items()}
+    model, _ = read_model(folder)
+    expected = {name: [*value.shape] for name, value in model.state_dict().items()}
     with ExitStack() as files:
         stored: dict[str, Any] = {}  # slices: of each, shape and precision are known unread
         for path in _weight_files(folder):
@@ -149,7 +173,7 @@ def open_weights(folder: Path) -> Iterator[Callable[[str], Tensor]]:
                 stored |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-        if size.tied_head:
+        if model.size.tied_head:
             _tie(stored, folder)
         _refuse_misfits(stored, expected, folder)
         yield lambda name: stored[name][:].float()
@@ -285,3 +309,22 @@ def _special_ids(vocabulary: dict[str, Any]) -> dict[str, int]:
         "eos_token_id": special["end"],
         "pad_token_id": special["padding"],
     }
+
+
+def _patches_config(model: PatchLlama) -> dict[str, Any]:
+    """The shape under our own names, with nothing that a reader of LLaMAs could mistake for one."""
+    return {
+        "architectures": ["PatchLlama"],
+        "model_type": PATCHES,
+        "size": to_dict(model.size),
+        "patch": model.patch,
+        "vocabulary": model.vocabulary,
+    }
+
+
+def _patch_model(config: dict[str, Any], path: Path) -> PatchLlama:
+    size = from_dict(LlamaSize, config.get("size"), str(path))
+    patch, rows = config.get("patch"), config.get("vocabulary")
+    if type(patch) is not int or type(rows or 0) is not int or type(config.get("toto")) is not dict:
+        raise UserError(f"{path} is damaged: patch {patch!r}, vocabulary {rows!r}")
+    return PatchLlama(size, patch, rows)

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt64
+from jaxtyping import Bool, Int, Shaped, UInt64
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.probing.encoder import Inputs
+from toto.probing.encoder import Sequences
 from toto.tokens.loader import select
 from toto.tokens.mixture import choose, split_values
 from toto.tokens.store import ItemRow, TokenDataset
@@ -47,22 +47,27 @@ class Clips:
         """What the index says of each."""
         return self.dataset.items(self.rows)
 
-    def inputs(self) -> Inputs:
-        """What an encoder reads: tokens from the start to the last code."""
-        return self._tokens(np.full(len(self), self.frames))[:, :-1]
+    def inputs(self) -> Sequences:
+        """What a trained model reads: from the start to the last code, or patch."""
+        return self._sequences(np.full(len(self), self.frames))[:, :-1]
 
-    def sequences(self) -> Int[Tensor, "clips positions"]:
+    def sequences(self) -> Sequences:
         """What next-token training reads: to the end token, nothing repeated but padded."""
-        return self._tokens(self.counts)
+        return self._sequences(self.counts)
 
-    def _tokens(self, lengths: Int[np.ndarray, " clips"]) -> Int[Tensor, "clips positions"]:
+    def _sequences(self, lengths: Int[np.ndarray, " clips"]) -> Sequences:
+        layout = self.dataset.layout
+        return torch.from_numpy(layout.sequences(self.stored(), self.images, lengths))
+
+    def stored(self) -> Shaped[np.ndarray, "clips frames ..."]:
+        """The codes of all frames, or of a data set of pixels the frames themselves."""
         count, frames = len(self), self.frames
         codes = self.dataset.empty(count * frames)
         self.dataset.gather(self.rows, self.firsts, self.counts, np.arange(count) * frames, codes)
         codes = codes.reshape(count, frames, *codes.shape[1:])
         for short in np.flatnonzero(self.counts < frames):
             codes[short, self.counts[short] :] = codes[short, self.counts[short] - 1]
-        return torch.from_numpy(self.dataset.vocabulary.sequences(codes, self.images, lengths))
+        return codes
 
 
 Table = TypeVar("Table", Clips, "Items")
@@ -205,7 +210,7 @@ def probe_splits(
     Raises:
         UserError: one of the three is empty, or labels are missing.
     """
-    train = _rows(dataset, "train", fraction, kind)
+    train = _train_rows(dataset, fraction, kind, is_whole=test is not None)
     chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
     asked = test or dataset
     test_rows = _test_rows(asked, fraction, kind, is_whole=test is not None)
@@ -226,6 +231,15 @@ def probe_splits(
 def _rows(dataset: TokenDataset, split: str, fraction: float, kind: Kind) -> np.ndarray:
     """The first crops of a split's items of a kind."""
     return _of_kind(dataset, select(dataset, split, fraction), kind)
+
+
+def _train_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool) -> np.ndarray:
+    """Where the test items are elsewhere, none need be spared."""
+    if not is_whole:
+        return _rows(dataset, "train", fraction, kind)
+    names, splits = dataset.encoded("split")
+    wanted = splits == names.index("train") if "train" in names else splits == -1
+    return _of_kind(dataset, np.flatnonzero(wanted), kind)
 
 
 def _test_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool) -> np.ndarray:

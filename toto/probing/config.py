@@ -1,14 +1,43 @@
 """What the training of probes is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 from toto.errors import at_least
+from toto.media.view import View
 from toto.training.config import Loop
 
 ProbeKind = Literal["attention", "mean", "last", "cross"]
 TrunkUpdate = Literal["none", "next_token"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeViews:
+    """What is tokenized of media to train probes on and to test them on."""
+
+    crops: int = 0
+    """stored crops of each training item, of which each epoch sees one; 0: the square in the
+    middle"""
+    scale: tuple[float, float] | None = None
+    """these crops are boxes of a random part of the area between these, like 0.08 1"""
+    flip: bool = False
+    """each of these crops is mirrored with probability one half"""
+    test_crops: int = 1
+    """crops of each test item, evenly from one end of its longer side to the other"""
+
+    def __post_init__(self) -> None:
+        at_least(1, test_crops=self.test_crops)
+
+    def train(self, view: View) -> View:
+        """The view of training items, where the model's own is `view`."""
+        return replace(view, crops=self.crops, scale=self.scale, flip=self.flip)
+
+    def test(self, view: View) -> View:
+        """The view of test items."""
+        if self.test_crops == 1:
+            return view
+        return replace(view, crops=self.test_crops, spread="even")
 
 
 @dataclass(frozen=True, kw_only=True)

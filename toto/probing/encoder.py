@@ -5,14 +5,17 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from toto.models.llama import Llama
+from toto.models.llama import Backbone
 from toto.models.saved import weights_fingerprint
 
-Inputs = Int[Tensor, "b positions"] | UInt8[Tensor, "b frames 3 height width"]
-"""Tokens of clips from the start token to the last code, for a trained model; frames for others."""
+Sequences = Shaped[Tensor, "b positions ..."]
+"""Tokens of clips, from the start to the last code, or patches: what a trained model reads."""
+
+Frames = UInt8[Tensor, "b frames 3 height width"]
+"""What every other encoder reads."""
 
 
 @runtime_checkable
@@ -45,7 +48,7 @@ class Encoder(Protocol):
         ...
 
     def hidden_states(
-        self, inputs: Inputs, layers: Sequence[int]
+        self, inputs: Sequences | Frames, layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "b t c"]]:
         """A state for each place of its grid, by layer; no block above the highest asked is run.
 
@@ -55,10 +58,10 @@ class Encoder(Protocol):
         ...
 
 
-class TokenEncoder:
-    """A trained model, which reads tokens."""
+class TrainedEncoder:
+    """A trained model, which reads sequences."""
 
-    def __init__(self, model: Llama) -> None:
+    def __init__(self, model: Backbone) -> None:
         self.model = model
         self.layers, self.width, self.heads = model.size.layers, model.size.width, model.size.heads
 
@@ -73,8 +76,8 @@ class TokenEncoder:
         return next(self.model.parameters()).device
 
     def hidden_states(
-        self, inputs: Int[Tensor, "b positions"], layers: Sequence[int]
+        self, inputs: Sequences, layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "b t c"]]:
-        """The states of the codes: that of the start token is the same for all clips."""
+        """The states of codes or patches: that of the start is the same for all clips."""
         hidden = self.model.hidden_states(inputs, layers)
         return {layer: states[:, 1:] for layer, states in hidden.items()}

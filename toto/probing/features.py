@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toto.errors import UserError
 from toto.probing.clips import Clips
-from toto.probing.encoder import Encoder
+from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.training.device import autocast, pick_precision
 from toto.training.parallel import ALONE, World, total
 
@@ -99,7 +99,11 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def _compute(self, clips: Clips) -> dict[str, Tensor]:
-        inputs = clips.inputs().to(self.device)
+        inputs = (
+            clips.inputs()
+            if isinstance(self.encoder, TrainedEncoder)
+            else torch.from_numpy(clips.stored())
+        ).to(self.device)
         with autocast(self.device, self.precision):
             hidden = self.encoder.hidden_states(inputs, self.layers)
         return {str(layer): hidden[layer].to(self.dtype) for layer in self.layers}

@@ -47,8 +47,8 @@ def next_token_phase(
         rows, epoch, count = batch
         sequences = clips(rows.cpu(), epoch).sequences().to(rows.device)
         with autocast(rows.device, precision):
-            losses, targets = token_losses(trunk, sequences)
-        share = losses.sum() / (count * targets.shape[1])
+            losses = token_losses(trunk, sequences)
+        share = losses.sum() / (count * losses.shape[1])
         return share, {"trunk_loss": share.detach()}
 
     return Phase(

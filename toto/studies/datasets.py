@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from toto.errors import UserError
-from toto.tokenizers.base import load_tokenizer
+from toto.tokenizers.base import frames_of, load_tokenizer
 from toto.tokens.loader import Sequences
+from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset, unfinished
 from toto.tokens.verify import verify
 
@@ -44,14 +44,15 @@ def describe_dataset(folder: Path, deep: bool) -> str:
     kinds = ", ".join(f"{n:,} {kind}s" for kind, n in _counts(dataset, "kind", once).items())
     crops = len(once) // max(int(once.sum()), 1)
     frames = int(dataset.column("frames")[once].sum())
-    per_frame = dataset.vocabulary.frame
+    per_frame = dataset.layout.frame
     lines = [
         f"token data set, fingerprint {dataset.fingerprint}"
         + (", everything as recorded" if deep else ""),
         f"items      {once.sum():,} ({kinds})" + (f", {crops} crops of each" if crops > 1 else ""),
         f"frames     {frames:,} kept, one in {dataset.view.stride}; "
         f"{dataset.hours():.2f} hours of video",
-        f"tokens     {frames * per_frame:,}: {per_frame} a frame, a grid of "
+        f"{'patches' if dataset.is_pixels else 'tokens'}".ljust(11)
+        + f"{frames * per_frame:,}: {per_frame} a frame, a grid of "
         f"{'x'.join(map(str, dataset.info['grid']))}",
         *_codebook(dataset),
         f"tokenizer  {dataset.info['tokenizer']}",
@@ -64,6 +65,9 @@ def describe_dataset(folder: Path, deep: bool) -> str:
 def _codebook(dataset: TokenDataset) -> list[str]:
     if dataset.is_online:
         return ["codebook   no codes are stored: training decodes and tokenizes"]
+    if isinstance(dataset.layout, PatchGrid):
+        patch, size = dataset.layout.patch, dataset.view.size
+        return [f"pixels     {size}x{size} a frame, in patches of {patch}x{patch}"]
     counts = dataset.code_counts()
     shares = np.sort(counts[counts > 0] / counts.sum())[::-1]
     perplexity = np.exp(-(shares * np.log(shares)).sum())
@@ -143,7 +147,7 @@ def contact_sheet(dataset: TokenDataset, out: Path, rows: int = 6, cols: int = 1
 
 
 def _decode(tokenizer: Path, codes: np.ndarray) -> UInt8[np.ndarray, "n 3 side side"]:
-    return load_tokenizer(tokenizer).decode(torch.from_numpy(codes.astype(np.int64))).numpy()
+    return frames_of(load_tokenizer(tokenizer), codes)
 
 
 def _save(rows: Sequence[UInt8[np.ndarray, "_ 3 side side"]], cols: int, out: Path) -> None:

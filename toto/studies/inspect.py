@@ -5,6 +5,8 @@ from pathlib import Path
 from toto.config import from_dict, read_json
 from toto.errors import MediaError, UserError
 from toto.media.video import probe
+from toto.models.llama import Llama
+from toto.models.saved import read_model
 from toto.studies.datasets import describe_dataset
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.mixture import Manifest
@@ -37,7 +39,7 @@ def describe(path: Path, deep: bool = False) -> str:
     if "recipe" in config:
         return _run(path, config)
     if "toto" in config:
-        return _model(config)
+        return _model(path)
     if "fingerprint" in config:
         return f"tokenizer {config['kind']}, fingerprint {config['fingerprint']}: {config['size']}"
     raise UserError(f"{path} is not {_KINDS}: its config.json is another's")
@@ -69,14 +71,19 @@ def _run(path: Path, config: dict) -> str:
     return "\n".join(lines)
 
 
-def _model(config: dict) -> str:
-    details = config["toto"]
-    layout = details["vocabulary"]
+def _model(path: Path) -> str:
+    model, details = read_model(path)
+    if isinstance(model, Llama):
+        layout = details["vocabulary"]
+        kind, what = "LLaMA", f"codes of {layout['codebook_size']}"
+    else:
+        layout = details["patches"]
+        kind, what = "LLaMA over patches", f"patches of {model.patch}x{model.patch} px"
+        what += ", predicts their codes" if model.vocabulary else ", predicts them"
     return (
-        f"LLaMA of width {config['hidden_size']}, {config['num_hidden_layers']} layers, "
-        f"{config['num_attention_heads']} heads\n"
+        f"{kind} of width {model.size.width}, {model.size.layers} layers, "
+        f"{model.size.heads} heads\n"
         f"reads clips of {details['frames']} frames of {details['view']['size']} px at stride "
-        f"{details['view']['stride']}, {'x'.join(map(str, layout['grid']))} codes of "
-        f"{layout['codebook_size']}\n"
+        f"{details['view']['stride']}, {'x'.join(map(str, layout['grid']))} {what}\n"
         f"tokenizer {details['tokenizer']}"
     )

@@ -22,6 +22,7 @@ from toto.media.frame_pool import frame_pool
 from toto.media.item import Item
 from toto.media.view import View
 from toto.progress import progress
+from toto.studies.frechet import Frechet, load_features
 from toto.studies.jpeg import jpeg_within
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokenizers.quality import psnr, usage
@@ -44,6 +45,8 @@ class Quality:
     ssim: float
     bits: float
     """what a frame takes"""
+    frechet: float | None = None
+    """distance of all frames' features from those of the real ones; None if none were asked for"""
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,18 @@ class Evaluation:
     mean_colour: Quality
     """each frame replaced by its mean colour"""
     tokenizers: list[TokenizerResult]
+    features: str | None = None
+    """what the Fréchet distances are of"""
 
     def text(self) -> str:
         """A table: a line for each tokenizer, and below it JPEG's."""
         names = ["mean colour", *(result.tokenizer for result in self.tokenizers)]
         wide = max(map(len, names)) + 2
-        columns = ("PSNR", "SSIM", "bits", "coded", "used", "of", "dead", "perplexity")
+        distances = () if self.features is None else ("Fréchet",)
+        columns = ("PSNR", "SSIM", *distances, "bits", "coded", "used", "of", "dead", "perplexity")
+        of = f"; Fréchet distances of {self.features}" if self.features else ""
         lines = [
-            f"{self.frames} frames of {self.size} px, on {self.device}",
+            f"{self.frames} frames of {self.size} px, on {self.device}{of}",
             " " * wide + "".join(f"{x:>11}" for x in (*columns, "encode/s", "decode/s")),
             _line("mean colour", wide, self.mean_colour),
         ]
@@ -105,7 +112,9 @@ class Evaluation:
 
 
 def _line(name: str, wide: int, quality: Quality) -> str:
-    return f"{name:<{wide}}{quality.psnr:>11.2f}{quality.ssim:>11.4f}{quality.bits:>11,.0f}"
+    distance = "" if quality.frechet is None else f"{quality.frechet:>11.3f}"
+    seen = f"{quality.psnr:>11.2f}{quality.ssim:>11.4f}{distance}"
+    return f"{name:<{wide}}{seen}{quality.bits:>11,.0f}"
 
 
 def evaluate(
@@ -117,38 +126,45 @@ def evaluate(
     batch: int = 32,
     workers: int = 2,
     device: str = "cpu",
+    features: str | None = None,
 ) -> Evaluation:
     """Pass frames spread evenly over the items through each tokenizer.
 
     Writes `out/tokenizers.json` and `out/reconstructions.png`, if there is an `out`. Memory grows
     with `count` alone, by 0.3 MB a frame of 128 px, however many videos and tokenizers there are.
+    With `features` (see `load_features`), Fréchet distances are measured too.
 
     Raises:
-        UserError: a folder holds no tokenizer, frames of `size` do not fit one, or no item can be
-            read.
+        UserError: a folder holds no tokenizer, frames of `size` do not fit one, no item can be
+            read, or `features` names none.
     """
     at_least(1, frames=count, batch=batch)
     at_least(16, size=size)
     if not folders:
         raise UserError("no tokenizer: name the folders of one or more")
     tokenizers = {str(folder): load_tokenizer(folder, device) for folder in folders}
+    for name, tokenizer in tokenizers.items():
+        if not tokenizer.codebook_size:
+            raise UserError(f"{name} keeps the pixels as they are: there is nothing to judge")
     for tokenizer in tokenizers.values():  # a size that does not fit is told before all decoding
         tokenizer.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+    network = None if features is None else load_features(features, device)
     frames = _frames(items, count, size, workers)
+    distance = None if network is None else Frechet(network, frames, batch)
     shown = np.unique(np.linspace(0, len(frames) - 1, _SHOWN).astype(int))
     rows, results = {"frames": frames[shown]}, []
     jpegs: dict[int, Quality | None] = {}
     for name, tokenizer in tokenizers.items():
-        result, made = _evaluate(name, tokenizer, frames, batch, device)
+        result, made = _evaluate(name, tokenizer, frames, batch, device, distance)
         rows[name] = made[shown]
         bits = math.floor(result.quality.bits)
         if bits not in jpegs:
-            jpegs[bits], of_jpeg = _jpeg(frames, bits)
+            jpegs[bits], of_jpeg = _jpeg(frames, bits, distance)
             if of_jpeg is not None:
                 rows[f"JPEG, at most {bits} bits"] = of_jpeg[shown]
         results.append(replace(result, jpeg=jpegs[bits]))
-    mean_colour = _quality(frames, _mean_colour(frames), _COLOUR_BITS)
-    evaluation = Evaluation(len(frames), size, device, mean_colour, results)
+    mean_colour = _quality(frames, _mean_colour(frames), _COLOUR_BITS, distance)
+    evaluation = Evaluation(len(frames), size, device, mean_colour, results, features)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "tokenizers.json", evaluation)
@@ -165,7 +181,12 @@ def _frames(items: Sequence[Item], count: int, size: int, workers: int) -> Frame
 
 
 def _evaluate(
-    name: str, tokenizer: Tokenizer, frames: Frames, batch: int, device: str
+    name: str,
+    tokenizer: Tokenizer,
+    frames: Frames,
+    batch: int,
+    device: str,
+    distance: Frechet | None,
 ) -> tuple[TokenizerResult, Frames]:
     """The result, without JPEG's, and the reconstructions."""
     _pass(tokenizer, frames[:batch].to(device))  # the first pass takes longer than others
@@ -183,7 +204,7 @@ def _evaluate(
     return TokenizerResult(
         tokenizer=name,
         fingerprint=tokenizer.fingerprint,
-        quality=_quality(frames, all_made, places * math.log2(tokenizer.codebook_size)),
+        quality=_quality(frames, all_made, places * math.log2(tokenizer.codebook_size), distance),
         codebook_size=tokenizer.codebook_size,
         used=int(used),
         dead=tokenizer.codebook_size - int(used),
@@ -209,11 +230,16 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _quality(frames: Frames, made: Frames, bits: float) -> Quality:
+def _quality(frames: Frames, made: Frames, bits: float, distance: Frechet | None) -> Quality:
     parts = list(zip(frames.split(_AT_ONCE), made.split(_AT_ONCE), strict=True))
     decibels = torch.cat([psnr(*part) for part in parts])
     similarities = torch.cat([ssim(*part) for part in parts])
-    return Quality(float(decibels.mean()), float(similarities.mean()), bits)
+    return Quality(
+        float(decibels.mean()),
+        float(similarities.mean()),
+        bits,
+        None if distance is None else distance(made),
+    )
 
 
 def ssim(frames: Frames, reconstructed: Frames) -> Float[Tensor, " n"]:
@@ -231,7 +257,9 @@ def _mean_colour(frames: Frames) -> Frames:
     return frames.float().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(frames)
 
 
-def _jpeg(frames: Frames, bits: int) -> tuple[Quality | None, Frames | None]:
+def _jpeg(
+    frames: Frames, bits: int, distance: Frechet | None
+) -> tuple[Quality | None, Frames | None]:
     """What JPEG makes of the frames in so many bits each; nothing if one of them does not fit."""
     made, taken = [], []
     for frame in frames.numpy():
@@ -241,7 +269,7 @@ def _jpeg(frames: Frames, bits: int) -> tuple[Quality | None, Frames | None]:
         made.append(found[0])
         taken.append(found[1])
     pictures = torch.from_numpy(np.stack(made))
-    return _quality(frames, pictures, float(np.mean(taken))), pictures
+    return _quality(frames, pictures, float(np.mean(taken)), distance), pictures
 
 
 def _write_sheet(rows: Mapping[str, Frames], path: Path) -> None:

@@ -31,7 +31,7 @@ def export_features(loaded: Toto, dataset: TokenDataset, out: Path, layers: str,
     """
     if pool not in POOLS:
         raise UserError(f"pool {pool!r}: one of {', '.join(POOLS)}")
-    chosen = pick_layers(layers, loaded.model.size.layers)
+    chosen = pick_layers(layers, loaded.encoder.layers)
     rows = np.flatnonzero(dataset.column("crop") == 0)
     clips = items_of(dataset, rows, loaded.frames).middle()
     settings = {

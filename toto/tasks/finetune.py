@@ -12,6 +12,8 @@ from torch import Tensor
 
 from toto.api import Toto
 from toto.config import begin, from_dict, read_json, to_dict, write_json
+from toto.errors import UserError
+from toto.models.llama import Llama
 from toto.probing.clips import Clips, Items, probe_splits
 from toto.probing.finetune.config import FineTune
 from toto.probing.finetune.objective import Examples, FineTuning
@@ -82,6 +84,8 @@ def finetune(
         UserError: labels are missing, there are too few clips, or `out` was begun with another
             model, other data or other settings.
     """
+    if not isinstance(loaded.model, Llama):
+        raise UserError(f"{loaded.folder} reads patches: models that read tokens are fine-tuned")
     frames = 1 if kind == "image" else loaded.frames
     shares = shares_of(config.batch, config.micro_batch, "clips", world)
     question = {

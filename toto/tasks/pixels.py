@@ -28,8 +28,11 @@ def pixels_of(
 
 def _pooled(clip: Clips) -> Float[Tensor, "positions 3"]:
     rows, cols = clip.dataset.info["grid"]
-    (item,) = clip.items
-    pixels = read_clip(item.location, int(clip.firsts[0]), clip.frames, clip.dataset.view)
+    if clip.dataset.is_pixels:
+        pixels = clip.stored()[0]
+    else:
+        (item,) = clip.items
+        pixels = read_clip(item.location, int(clip.firsts[0]), clip.frames, clip.dataset.view)
     small = F.adaptive_avg_pool2d(torch.from_numpy(pixels) / 255, (rows, cols))
     repeated = small[-1:].repeat(clip.frames - len(small), 1, 1, 1)
     return torch.cat((small, repeated)).movedim(1, -1).flatten(0, 2)

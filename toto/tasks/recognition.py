@@ -15,7 +15,7 @@ from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.probing.clips import Items, probe_splits
 from toto.probing.config import ProbeTraining
-from toto.probing.encoder import Encoder, TokenEncoder
+from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.probing.features import FrozenFeatures
 from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
@@ -58,8 +58,10 @@ class Question:
             raise UserError(
                 f"{self.heads} probe heads do not divide the model's width {self.encoder.width}"
             )
-        changed = self.config.trunk_update != "none" or self.config.rope_base is not None
-        if changed and not isinstance(self.encoder, TokenEncoder):
+        reads_tokens = isinstance(self.encoder, TrainedEncoder) and isinstance(
+            self.encoder.model, Llama
+        )
+        if self.changes_trunk and not reads_tokens:
             raise UserError("trunk_update and rope_base are for models that read tokens")
         for name in ("tokenizer", "grid"):
             own, its = self.dataset.info[name], self.tested.info[name]
@@ -73,6 +75,11 @@ class Question:
     def tested(self) -> TokenDataset:
         """The data set that the test items are of."""
         return self.test or self.dataset
+
+    @property
+    def changes_trunk(self) -> bool:
+        """Whether a copy of the model is read that is no longer the same."""
+        return self.config.trunk_update != "none" or self.config.rope_base is not None
 
     @property
     def heads(self) -> int:
@@ -304,14 +311,13 @@ class _Recognition:
 def _reader(question: Question) -> tuple[Encoder, Llama | None]:
     """What is read, and if that is trained further the copy that is."""
     encoder, config = question.encoder, question.config
-    if not isinstance(encoder, TokenEncoder):
+    if not question.changes_trunk:
         return encoder, None
-    if config.trunk_update == "none" and config.rope_base is None:
-        return encoder, None
+    assert isinstance(encoder, TrainedEncoder) and isinstance(encoder.model, Llama)
     trunk = trainable_copy(encoder.model, config.rope_base)
     if config.trunk_update == "none":
-        return TokenEncoder(trunk.eval().requires_grad_(False)), None
-    return TokenEncoder(trunk), trunk
+        return TrainedEncoder(trunk.eval().requires_grad_(False)), None
+    return TrainedEncoder(trunk), trunk
 
 
 def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dict[str, list[str]]:

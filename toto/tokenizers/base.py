@@ -20,6 +20,11 @@ from toto.tokenizers.sizes import Precision
 
 Kind = TypeVar("Kind", bound="TokenizerModule")
 
+Codes = Int[Tensor, "n rows cols"] | UInt8[Tensor, "n 3 height width"]
+"""What a tokenizer makes of frames: codes; the kind `patches` leaves them pixels."""
+StoredCodes = UInt16[np.ndarray, "n rows cols"] | UInt8[np.ndarray, "n 3 height width"]
+"""The same as data sets store it."""
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -33,11 +38,11 @@ class Tokenizer(Protocol):
         """16 hex digits of weights, configuration and precision."""
         ...
 
-    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Codes:
         """Codes of each frame."""
         ...
 
-    def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+    def decode(self, codes: Codes) -> UInt8[Tensor, "n 3 height width"]:
         """Frames that the codes stand for."""
         ...
 
@@ -69,16 +74,16 @@ class TokenizerModule(nn.Module):
         self.size, self.precision = size, precision
         self.codebook_size, self.downsample = size.codebook_size, size.downsample
 
-    def to_codes(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+    def to_codes(self, frames: UInt8[Tensor, "n 3 height width"]) -> Codes:
         """What `encode` gives."""
         raise NotImplementedError
 
-    def to_frames(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+    def to_frames(self, codes: Codes) -> UInt8[Tensor, "n 3 height width"]:
         """What `decode` gives."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n rows cols"]:
+    def encode(self, frames: UInt8[Tensor, "n 3 height width"]) -> Codes:
         """The codes of each frame, computed in the tokenizer's own precision.
 
         Raises:
@@ -93,7 +98,7 @@ class TokenizerModule(nn.Module):
             return self.to_codes(frames)
 
     @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "n rows cols"]) -> UInt8[Tensor, "n 3 height width"]:
+    def decode(self, codes: Codes) -> UInt8[Tensor, "n 3 height width"]:
         """The frames that the codes stand for, computed in the tokenizer's own precision."""
         with self._own_precision(codes.device):
             return self.to_frames(codes)
@@ -194,10 +199,16 @@ def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 
 def codes_of(
     tokenizer: Tokenizer, frames: UInt8[np.ndarray, "n 3 height width"], device: str
-) -> UInt16[np.ndarray, "n rows cols"]:
+) -> StoredCodes:
     """The codes of frames as they are stored; `device` is the tokenizer's."""
-    codes = tokenizer.encode(torch.from_numpy(frames).to(device))
-    return codes.cpu().numpy().astype(np.uint16)
+    codes = tokenizer.encode(torch.from_numpy(frames).to(device)).cpu().numpy()
+    return codes if codes.dtype == np.uint8 else codes.astype(np.uint16)
+
+
+def frames_of(tokenizer: Tokenizer, codes: StoredCodes) -> UInt8[np.ndarray, "n 3 height width"]:
+    """The frames that stored codes stand for, of a tokenizer on the CPU."""
+    codes = codes if codes.dtype == np.uint8 else codes.astype(np.int64)
+    return tokenizer.decode(torch.from_numpy(codes)).numpy()
 
 
 def load_tokenizer(
@@ -209,9 +220,10 @@ def load_tokenizer(
         UserError: the folder holds no tokenizer, or one of a kind that is not known.
     """
     from toto.tokenizers.dvae import DVAE
+    from toto.tokenizers.patches import Patches
     from toto.tokenizers.vqgan import VQGAN
 
-    kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "vqgan": VQGAN}
+    kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "patches": Patches, "vqgan": VQGAN}
     kind = read_json(folder / "config.json", "a tokenizer").get("kind")
     if kind not in kinds:
         raise unknown("kind of tokenizer", str(kind), kinds)

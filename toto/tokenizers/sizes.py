@@ -78,3 +78,24 @@ class VQGANSize:
     def downsample(self) -> int:
         """Pixels per code along one side."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesSize:
+    """The shape of patches, the continuous tokenizer."""
+
+    patch: int = 8
+    """side of a patch in pixels"""
+
+    def __post_init__(self) -> None:
+        at_least(1, patch=self.patch)
+
+    @property
+    def codebook_size(self) -> int:
+        """There are no codes."""
+        return 0
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per patch along one side."""
+        return self.patch

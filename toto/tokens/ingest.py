@@ -140,7 +140,7 @@ def _describe(
         "tokenizer": tokenizer.fingerprint,
         "codebook_size": tokenizer.codebook_size,
         "grid": [grid, grid],
-        "dtype": "uint16",
+        "dtype": "uint16" if tokenizer.codebook_size else "uint8",
         "settings": to_dict(settings),
         "items": len(items),
         "shards": -(-len(items) // settings.shard_items),

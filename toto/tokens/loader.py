@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt16
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from toto.errors import UserError
+from toto.tokens.joined import join
 from toto.tokens.mixture import Entry, Manifest, Source, draw, places_of, split_values
 from toto.tokens.online import OnlineReader, Wanted
+from toto.tokens.patches import PatchGrid
+from toto.tokens.reading import Codes
 from toto.tokens.store import ItemRow, TokenDataset
 from toto.tokens.vocabulary import Vocabulary
 
@@ -93,17 +96,22 @@ class Sequences:
     def __init__(self, manifest: Manifest, device: str = "cpu", workers: int = 2) -> None:
         """Clips of scanned data sets are decoded by `workers` and tokenized on `device`."""
         self.manifest = manifest
-        opened = {entry.path: TokenDataset(Path(entry.path)) for entry in manifest.entries}
+        opened: dict[str, TokenDataset] = {}
         for entry in manifest.entries:
-            found = opened[entry.path].fingerprint
-            if found != entry.fingerprint:
-                raise UserError(
-                    f"{entry.path} has changed under this run: its fingerprint was "
-                    f"{entry.fingerprint}, now it is {found}"
-                )
+            for path, known in (
+                (entry.path, entry.fingerprint),
+                (entry.target, entry.target_fingerprint),
+            ):
+                if path and path not in opened:
+                    opened[path] = _unchanged(Path(path), known)
         how = manifest.split, manifest.validation_fraction, manifest.frames
-        sources = {path: sources_of(dataset, *how) for path, dataset in opened.items()}
+        sources = {entry.path: sources_of(opened[entry.path], *how) for entry in manifest.entries}
         self.datasets = [opened[entry.path] for entry in manifest.entries]
+        self.targets = [opened[entry.target] for entry in manifest.entries if entry.target]
+        joined = {
+            e.path: join(opened[e.path], opened[e.target]) for e in manifest.entries if e.target
+        }
+        self._target_rows = [joined[entry.path] for entry in manifest.entries if joined]
         self.sources = [sources[entry.path][entry.kind] for entry in manifest.entries]
         self._online = OnlineReader(manifest, self.datasets, self.sources, device, workers)
         self._page = lru_cache(maxsize=4)(self._plan)
@@ -115,7 +123,12 @@ class Sequences:
         """End the processes that decode; what another thread is reading breaks off."""
         self._online.close()
 
-    @cached_property
+    @property
+    def layout(self) -> Vocabulary | PatchGrid:
+        """How frames become sequences: of tokens, or of patches."""
+        return self.datasets[0].layout
+
+    @property
     def vocabulary(self) -> Vocabulary:
         return self.datasets[0].vocabulary
 
@@ -134,18 +147,23 @@ class Sequences:
         items = self.datasets[part.source].items(part.rows[0])
         return list(zip(items, part.firsts[0].tolist(), strict=True))
 
-    def codes(self, index: int) -> UInt16[np.ndarray, "frames rows cols"]:
+    def codes(self, index: int) -> Codes:
         """The codes of sequence `index`."""
         codes, _, lengths = self._read(index, 1)
         return codes[0, : lengths[0]]
 
-    def sequence(self, index: int) -> Int[np.ndarray, " positions"]:
-        """The tokens of sequence `index`, padded to the full length."""
-        return self.vocabulary.sequences(*self._read(index, 1))[0]
+    def sequence(self, index: int) -> Shaped[np.ndarray, "positions ..."]:
+        """The tokens, or patches, of sequence `index`, padded to the full length."""
+        return self.layout.sequences(*self._read(index, 1))[0]
 
-    def batch(self, first: int, count: int) -> Int[Tensor, "b t"]:
+    def batch(self, first: int, count: int) -> Shaped[Tensor, "b t ..."]:
         """Sequences `first .. first + count`."""
-        return torch.from_numpy(self.vocabulary.sequences(*self._read(first, count)))
+        return torch.from_numpy(self.layout.sequences(*self._read(first, count)))
+
+    def target_batch(self, first: int, count: int) -> Int[Tensor, "b t"]:
+        """The tokens of the codes that are joined to sequences `first .. first + count`."""
+        read = self._read(first, count, targets=True)
+        return torch.from_numpy(self.targets[0].vocabulary.sequences(*read))
 
     def lengths(self, first: int, count: int) -> Int[np.ndarray, " b"]:
         """How many frames sequences `first .. first + count` have, by the index alone.
@@ -178,13 +196,14 @@ class Sequences:
         return numbers
 
     def _read(
-        self, first: int, count: int
+        self, first: int, count: int, targets: bool = False
     ) -> tuple[
-        UInt16[np.ndarray, "b frames rows cols"], Bool[np.ndarray, " b"], Int[np.ndarray, " b"]
+        Shaped[np.ndarray, "b frames *codes"], Bool[np.ndarray, " b"], Int[np.ndarray, " b"]
     ]:
         """Codes of sequences, which of them are images, and how many of their frames count."""
         frames = self.manifest.frames
-        codes = self.datasets[0].empty(count * frames)
+        datasets = self.targets if targets else self.datasets
+        codes = datasets[0].empty(count * frames)
         images = np.zeros(count, bool)
         wanted: list[Wanted] = []
         for part in self._parts(first, count):
@@ -198,7 +217,9 @@ class Sequences:
                 wanted.extend(Wanted(part.source, *values) for values in each)
                 continue
             rows, firsts, counts = part.rows.ravel(), part.firsts.ravel(), part.frames.ravel()
-            self.datasets[part.source].gather(rows, firsts, counts, at.ravel(), codes)
+            if targets:
+                rows = self._target_rows[part.source][rows]
+            datasets[part.source].gather(rows, firsts, counts, at.ravel(), codes)
         if wanted:
             self._online.read(wanted, codes)
         codes = codes.reshape(count, frames, *codes.shape[1:])
@@ -260,17 +281,24 @@ def freeze(
     seed: int,
     split: str,
     fraction: float,
+    targets: Sequence[TokenDataset] = (),
 ) -> Manifest:
-    """The manifest of a mixture of data sets.
+    """The manifest of a mixture of data sets; to each, one of `targets` may be joined.
 
     Raises:
-        UserError: tokenizers or grids differ, a weight does not fit, or there is nothing for the
-            split.
+        UserError: tokenizers or grids differ, a weight does not fit, targets are not of the same
+            frames, or there is nothing for the split.
     """
     if not datasets:
         raise UserError("no token data set is given")
     for other in datasets[1:]:
         _check_mixable(datasets[0], other)
+    for other in targets[1:]:
+        _check_mixable(targets[0], other)
+    target_of = {}
+    for dataset, target in zip(datasets, targets, strict=True) if targets else ():
+        join(dataset, target)
+        target_of[dataset] = str(target.folder.absolute()), target.fingerprint
     entries = []
     for i, dataset in enumerate(datasets):
         sources = sources_of(dataset, split, fraction, frames)
@@ -290,7 +318,10 @@ def freeze(
         entries = [(d, k, n, c) for (d, k, _, c), n in zip(entries, shares, strict=True)]
     return Manifest(
         entries=tuple(
-            Entry(str(dataset.folder.absolute()), dataset.fingerprint, kind, weight, clips)
+            Entry(
+                *(str(dataset.folder.absolute()), dataset.fingerprint, kind, weight, clips),
+                *target_of.get(dataset, ()),
+            )
             for dataset, kind, weight, clips in entries
         ),
         seed=seed,
@@ -299,6 +330,16 @@ def freeze(
         validation_fraction=fraction,
         tokenizer=datasets[0].info["tokenizer"],
     )
+
+
+def _unchanged(folder: Path, fingerprint: str | None) -> TokenDataset:
+    dataset = TokenDataset(folder)
+    if dataset.fingerprint != fingerprint:
+        raise UserError(
+            f"{folder} has changed under this run: its fingerprint was {fingerprint}, now it is "
+            f"{dataset.fingerprint}"
+        )
+    return dataset
 
 
 def _check_mixable(first: TokenDataset, other: TokenDataset) -> None:

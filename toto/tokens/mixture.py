@@ -81,6 +81,10 @@ class Entry:
     """sequences from it in every block"""
     clips: int
     """clips, or images, in an epoch"""
+    target: str | None = None
+    """folder of the data set of codes that are predicted, where others are read"""
+    target_fingerprint: str | None = None
+    """fingerprint of its content"""
 
 
 @dataclass(frozen=True)

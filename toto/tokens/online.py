@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import Int, UInt8
 
 from toto.errors import UserError
 from toto.media.pool import Chunk, DecodePool, Failure, Task
-from toto.media.view import CENTRE, Limits, View
+from toto.media.view import CENTRE, Limits, Place, View
 from toto.progress import console
 from toto.tokenizers.base import Tokenizer, codes_of, load_tokenizer
 from toto.tokens.mixture import Located, Manifest, Source, key_of, places_of
+from toto.tokens.reading import Codes
 from toto.tokens.store import TokenDataset
 
 # So many clips in a row that cannot be read are no accident.
@@ -81,7 +82,7 @@ class OnlineReader:
             for pool in self._pools.values():
                 pool.close()
 
-    def read(self, wanted: Sequence[Wanted], out: UInt16[np.ndarray, "frames rows cols"]) -> None:
+    def read(self, wanted: Sequence[Wanted], out: Codes) -> None:
         """Write the codes of clips to `out`, each at its place.
 
         Raises:
@@ -101,7 +102,7 @@ class OnlineReader:
         self,
         how: tuple[View, Limits],
         clips: Sequence["_Clip"],
-        out: UInt16[np.ndarray, "frames rows cols"],
+        out: Codes,
     ) -> None:
         encoder = _Encoder(self._tokenizer, self._device, out)
         for place, part in self._pool(how).stream(clip.task for clip in clips):
@@ -147,10 +148,10 @@ class OnlineReader:
         places = places_of(self._manifest, source, epochs, ranks)
         return self._sources[source].locate(epochs, places, self._manifest.seed)
 
-    def _middle(self, epoch: int, key: str) -> float:
+    def _middle(self, epoch: int, key: str) -> Place:
         if self._manifest.split != "train":
             return CENTRE
-        return key_of(self._manifest.seed, "place", epoch, key) / 2**64
+        return Place(key_of(self._manifest.seed, "place", epoch, key) / 2**64)
 
     def _next(self, want: Wanted, lost: "_Clip") -> Wanted:
         entry = self._manifest.entries[want.source]
@@ -192,9 +193,7 @@ class _Clip:
 class _Encoder:
     """Frames in any order to codes at their places, in passes of a fixed size."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, device: str, out: UInt16[np.ndarray, "frames rows cols"]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, device: str, out: Codes) -> None:
         self._tokenizer, self._device, self._out = tokenizer, device, out
         self._frames: list[np.ndarray] = []
         self._places: list[int] = []

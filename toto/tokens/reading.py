@@ -1,11 +1,11 @@
-"""Codes out of the files of shards."""
+"""Codes, or pixels, out of the files of shards."""
 
 import os
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Int, UInt16
+from jaxtyping import Int, UInt8, UInt16
 
 from toto.errors import UserError
 
@@ -13,11 +13,12 @@ from toto.errors import UserError
 _AT_ONCE = 4096
 
 Each = Int[np.ndarray, " n"]
-Codes = UInt16[np.ndarray, "frames rows cols"]
+Codes = UInt16[np.ndarray, "frames rows cols"] | UInt8[np.ndarray, "frames 3 side side"]
+"""What is stored of frames: codes, or their pixels."""
 
 
 class Shards:
-    """Shards of codes, `.npy` files of uint16 `(frames, rows, cols)`, read anywhere.
+    """Shards of codes or pixels, `.npy` files of one `shape` a frame, read anywhere.
 
     From the page cache `preadv` is faster than a memory map (a clip of 8 KiB in 2 µs against 3; 16
     images of 4 shards in 16 µs against 28), and it lets the training thread go on while it waits
@@ -25,14 +26,14 @@ class Shards:
     each, and no number of shards uses up the descriptors.
     """
 
-    def __init__(self, name: Callable[[int], str], grid: tuple[int, int]) -> None:
+    def __init__(self, name: Callable[[int], str], shape: tuple[int, ...], dtype: np.dtype) -> None:
         """`name` gives the path of a shard."""
-        self._name, self.grid = name, grid
+        self._name, self.shape, self.dtype = name, shape, dtype
         self._offsets: dict[int, int] = {}
 
     def empty(self, frames: int) -> Codes:
         """Room for so many frames."""
-        return np.empty((frames, *self.grid), np.uint16)
+        return np.empty((frames, *self.shape), self.dtype)
 
     def read(self, shards: Each, starts: Each, frames: Each, at: Each, out: Codes) -> None:
         """Read frames `starts .. starts + frames` of shards to `out[at ...]`.
@@ -78,9 +79,10 @@ class Shards:
                 codes = np.load(path, mmap_mode="r")
             except (FileNotFoundError, ValueError, EOFError) as error:
                 raise UserError(f"{path} is missing or damaged: {error}") from error
-            fits = codes.shape[1:] == self.grid and codes.dtype == np.uint16
+            fits = codes.shape[1:] == self.shape and codes.dtype == self.dtype
             if not (fits and codes.flags.c_contiguous):
-                raise UserError(f"{path} holds {codes.dtype} {codes.shape}, not uint16 {self.grid}")
+                expected = f"{self.dtype} {self.shape}"
+                raise UserError(f"{path} holds {codes.dtype} {codes.shape}, not {expected}")
             self._offsets[shard] = codes.offset
         return self._offsets[shard]
 

@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedRandom
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 
 from toto.files import file_atomically
 from toto.media.file import FORBIDDEN
 from toto.media.item import Item, is_url
 from toto.media.pool import Chunk, DecodePool, End, Failure, Result, Task
 from toto.media.sources.roots import Roots
-from toto.media.view import CENTRE, LIMITS, Limits, View, box
-from toto.tokenizers.base import codes_of, load_tokenizer
+from toto.media.view import CENTRE, LIMITS, Limits, Place, View
+from toto.tokenizers.base import StoredCodes, codes_of, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.mixture import key_of
 from toto.tokens.store import ROWS, shard_path
 
-Encode = Callable[[UInt8[np.ndarray, "b 3 size size"]], UInt16[np.ndarray, "b rows cols"]]
+Encode = Callable[[UInt8[np.ndarray, "b 3 size size"]], StoredCodes]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def _places(job: Job, item: Item) -> tuple[float, ...]:
+def _places(job: Job, item: Item) -> tuple[Place, ...]:
     return job.settings.view.places(key_of("item", item.key))
 
 
@@ -163,15 +164,17 @@ def _row(item: Item, shard: int) -> dict[str, Any]:
     }
 
 
-def _end_row(view: View, end: End, first: int, crop: int, place: float) -> dict[str, Any]:
-    left, top, side = box(end.info.width, end.info.height, place)
+def _end_row(view: View, end: End, first: int, crop: int, place: Place) -> dict[str, Any]:
+    box = place.box(end.info.width, end.info.height)
     rate = view.rate or end.fps if view.step == "time" else end.fps
     return {
         "kind": end.info.kind,
         "crop": crop,
-        "crop_x": left,
-        "crop_y": top,
-        "crop_side": float(side),
+        "crop_x": box.left,
+        "crop_y": box.top,
+        "crop_side": box.width,
+        "crop_height": box.height,
+        "mirrored": place.mirrored,
         "first": first + crop * end.frames,
         "frames": end.frames,
         "fps": end.fps,
@@ -198,7 +201,8 @@ class _Codes:
         self._file, self._encode, self._batch = file, encode, batch
         self._waiting: list[np.ndarray] = []
         self._encoded = 0
-        self._shape = (0, 0)
+        self._shape: tuple[int, ...] = (0, 0)
+        self._dtype = np.dtype(np.uint16)
         self._start = 0
         self.regroup: list[tuple[int, int, int]] = []
         """first frame, frames and crops of items whose crops came frame by frame"""
@@ -237,11 +241,11 @@ class _Codes:
 
     @property
     def _frame_bytes(self) -> int:
-        return 2 * self._shape[0] * self._shape[1]
+        return self._dtype.itemsize * prod(self._shape)
 
-    def _write(self, codes: UInt16[np.ndarray, "b rows cols"]) -> None:
+    def _write(self, codes: StoredCodes) -> None:
         if not self._start:
-            self._shape = codes.shape[1:]
+            self._shape, self._dtype = codes.shape[1:], codes.dtype
             self._header()
         self._file.write(codes.tobytes())
         self._encoded += len(codes)
@@ -249,7 +253,8 @@ class _Codes:
     def _header(self) -> None:
         """NumPy leaves room in it for any number of frames: it keeps its length."""
         self._file.seek(0)
-        head = {"descr": "<u2", "fortran_order": False, "shape": (self._encoded, *self._shape)}
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        head = {"descr": descr, "fortran_order": False, "shape": (self._encoded, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, head)
         assert self._start in (0, self._file.tell())
         self._start = self._file.tell()
@@ -258,7 +263,7 @@ class _Codes:
         """From frame by frame to crop by crop."""
         place = self._start + first * self._frame_bytes
         self._file.seek(place)
-        codes = np.frombuffer(self._file.read(frames * crops * self._frame_bytes), np.uint16)
+        codes = np.frombuffer(self._file.read(frames * crops * self._frame_bytes), np.uint8)
         codes = codes.reshape(frames, crops, -1).swapaxes(0, 1)
         self._file.seek(place)
         self._file.write(codes.tobytes())

@@ -2,7 +2,8 @@
 
 dataset.json             settings from the start; counts and checksums once it is complete
 tokenizer/               the tokenizer that made it
-shards/00000.npy         codes, uint16 (frames, rows, cols), one item after the other
+shards/00000.npy         codes, uint16 (frames, rows, cols), one item after the other; of the
+                         tokenizer `patches` pixels, uint8 (frames, 3, size, size)
 shards/00000.parquet     a row for each item and crop of the shard, read or failed
 index.parquet            the rows of all items that could be read; there when complete
 failures.parquet         the rows of those that could not, with the reason
@@ -27,6 +28,7 @@ from toto.errors import UserError
 from toto.files import file_atomically
 from toto.media.item import Location
 from toto.media.view import Limits, View
+from toto.tokens.patches import PatchGrid
 from toto.tokens.reading import Codes, Each, Shards
 from toto.tokens.vocabulary import Vocabulary
 
@@ -48,7 +50,9 @@ ROWS = pa.schema(
         ("crop", pa.int16()),  # number of the stored crop
         ("crop_x", pa.float32()),  # its box, in pixels of the upright picture
         ("crop_y", pa.float32()),
-        ("crop_side", pa.float32()),
+        ("crop_side", pa.float32()),  # its width, and its height where it is a square
+        ("crop_height", pa.float32()),
+        ("mirrored", pa.bool_()),
         ("shard", pa.int32()),
         ("first", pa.int64()),  # the row's first frame in the shard
         ("frames", pa.int64()),  # kept frames
@@ -128,7 +132,10 @@ class TokenDataset:
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info['command']}` again")
         self._metadata = pq.read_metadata(folder / "index.parquet")
-        self._shards = Shards(partial(_shard_name, str(folder)), tuple(self.info["grid"]))
+        size = self.info["settings"]["view"]["size"]
+        shape = (3, size, size) if self.is_pixels else tuple(self.info["grid"])
+        dtype = np.dtype(self.info["dtype"])
+        self._shards = Shards(partial(_shard_name, str(folder)), shape, dtype)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -150,8 +157,27 @@ class TokenDataset:
         """What one of its files may take, as the last run was told."""
         return from_dict(Limits, self.info.get("limits", {}), f"{self.folder}/dataset.json")
 
+    @property
+    def is_pixels(self) -> bool:
+        """Whether it stores pixels, which models read as patches, and no codes."""
+        return bool(self.info["dtype"] == "uint8")
+
+    @cached_property
+    def layout(self) -> Vocabulary | PatchGrid:
+        """How its frames become sequences: of tokens, or of patches."""
+        rows, cols = self.info["grid"]
+        size = self.info["settings"]["view"]["size"]
+        return PatchGrid(size // rows, rows, cols) if self.is_pixels else self.vocabulary
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
+        """The tokens of its codes.
+
+        Raises:
+            UserError: it stores pixels.
+        """
+        if self.is_pixels:
+            raise UserError(f"{self.folder} stores pixels, no codes: tokenize with codes for this")
         rows, cols = self.info["grid"]
         return Vocabulary(self.info["codebook_size"], rows, cols)
 
@@ -265,7 +291,7 @@ class TokenDataset:
 
     def code_counts(self, rows: Each | None = None) -> Int[np.ndarray, " codes"]:
         """How often each code occurs, in all rows of the index or in the given ones."""
-        counts = np.zeros(self.info["codebook_size"], np.int64)
+        counts = np.zeros(self.vocabulary.codebook_size, np.int64)
         where = (*self._positions, self.column("frames"))
         for codes in self._stored.in_turn(*(x if rows is None else x[rows] for x in where)):
             counts += np.bincount(codes.reshape(-1), minlength=len(counts))

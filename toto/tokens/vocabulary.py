@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Bool, Int, Integer, Shaped
 from torch import Tensor
 
 from toto.errors import UserError
@@ -104,9 +104,9 @@ class Vocabulary:
 
 
 def inputs_and_targets(
-    sequences: Int[Tensor, "b t"],
-) -> tuple[Int[Tensor, "b n"], Int[Tensor, "b n"]]:
-    """What training reads: `tokens[:-2]` predicts `tokens[1:-1]`.
+    sequences: Shaped[Tensor, "b t ..."],
+) -> tuple[Shaped[Tensor, "b n ..."], Shaped[Tensor, "b n ..."]]:
+    """What training reads: `tokens[:-2]` predicts `tokens[1:-1]`; of patches likewise.
 
     In a full sequence all targets are codes; in a shorter one the end is a target too, and targets
     that are padding do not count.
@@ -115,13 +115,13 @@ def inputs_and_targets(
 
 
 def cut(
-    sequences: Int[Tensor, "b t"], positions: int
-) -> tuple[Int[Tensor, "pieces n"], Int[Tensor, " pieces"]]:
-    """Cut sequences into as many whole sequences of `positions` codes as each holds.
+    sequences: Shaped[Tensor, "b t ..."], filled: Int[Tensor, " b"], positions: int
+) -> tuple[Shaped[Tensor, "pieces n ..."], Int[Tensor, " pieces"], Int[Tensor, " pieces"]]:
+    """Cut sequences into as many whole sequences of `positions` codes, or patches, as each holds.
 
-    With the pieces comes the row of `sequences` that each is of.
-
-    Pieces that hold only padding are left out, so their number can vary.
+    `filled` says how many codes each holds. With the pieces come the row of `sequences` that each
+    is of, and how many codes it holds. Pieces of nothing but padding are left out, so their number
+    can vary.
     """
     start, body = sequences[:, :1], sequences[:, 1:-1]
     count = body.shape[1] // positions
@@ -130,5 +130,6 @@ def cut(
     # A piece that ends before its sequence does is full: its end is never a target.
     ends = torch.full_like(starts, END)
     whole = torch.cat((starts, pieces, ends), dim=1)
-    kept = pieces[:, 0] >= OFFSET
-    return whole[kept], torch.arange(len(sequences)).repeat_interleave(count)[kept]
+    left = (filled[:, None] - positions * torch.arange(count)).clamp(0, positions).flatten()
+    rows = torch.arange(len(sequences)).repeat_interleave(count)
+    return whole[left > 0], rows[left > 0], left[left > 0]

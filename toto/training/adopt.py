@@ -6,19 +6,30 @@ from typing import Any
 
 from toto.config import read_json, to_dict
 from toto.errors import UserError, at_least
+from toto.models.llama import Llama
 from toto.models.saved import check_table, load_model, save_model
 from toto.tokens.store import TokenDataset
 
 
-def details_of(dataset: TokenDataset, frames: int) -> dict[str, Any]:
-    """What a saved model says of its tokens: those of `dataset`, in clips of up to `frames`."""
-    return {
-        "vocabulary": dataset.vocabulary.to_dict(),
+def details_of(
+    dataset: TokenDataset, frames: int, target: TokenDataset | None = None
+) -> dict[str, Any]:
+    """What a saved model says of what it reads, `dataset` in clips of up to `frames`, and predicts.
+
+    Its tokens are under "vocabulary", patches under "patches"; tokens of a `target` that patches
+    predict under "target".
+    """
+    details = {
+        "patches" if dataset.is_pixels else "vocabulary": dataset.layout.to_dict(),
         "frames": frames,
         # Stored crops are a matter of training alone.
         "view": to_dict(replace(dataset.view, crops=0, seed=0)),
         "tokenizer": dataset.info["tokenizer"],
     }
+    if target is not None:
+        tokens = {"vocabulary": target.vocabulary.to_dict(), "tokenizer": target.info["tokenizer"]}
+        details["target"] = tokens
+    return details
 
 
 def adopt(folder: Path, data: Path, out: Path, frames: int) -> None:
@@ -39,6 +50,8 @@ def adopt(folder: Path, data: Path, out: Path, frames: int) -> None:
         raise UserError(f"{out} exists: choose another folder")
     dataset = TokenDataset(data)
     model, before = load_model(folder)
+    if not isinstance(model, Llama) or dataset.is_pixels:
+        raise UserError(f"{folder} and {data}: a LLaMA and a data set of codes can be adopted")
     details = {**before, **details_of(dataset, frames)}
     for what in ("tokenizer", "vocabulary", "view"):
         if before.get(what, details[what]) != details[what]:

@@ -87,7 +87,7 @@ class Loop:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Next-token pre-training of a LLaMA on token data sets."""
+    """Pre-training of a LLaMA on token data sets: the next token, or of pixels the next patch."""
 
     model: LlamaSize
     """shape of the model"""
@@ -99,6 +99,9 @@ class Pretrain:
     """a saved model, or a run with one, whose weights this one begins with"""
     data: tuple[Path, ...] = ()
     """token data sets"""
+    targets: tuple[Path, ...] = ()
+    """token data sets of codes, one for each of data, which are of the same frames' pixels: patches
+    then predict the next patch's code, and not its pixels"""
     weights: tuple[int, ...] = ()
     """sequences from each data set in every block of sum(weights); empty: in proportion to clips"""
     frames: int = 16
@@ -128,6 +131,8 @@ class Pretrain:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         if self.weights and len(self.weights) != len(self.data):
             raise UserError(f"{len(self.weights)} weights for {len(self.data)} data sets")
+        if self.targets and len(self.targets) != len(self.data):
+            raise UserError(f"{len(self.targets)} targets for {len(self.data)} data sets")
         for until, frames in self.curriculum:
             if not (0 < until <= 1 and 1 <= frames <= self.frames):
                 raise UserError(

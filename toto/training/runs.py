@@ -22,6 +22,7 @@ from toto.training.device import pick_device
 from toto.training.initial import check_init_from
 from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
+from toto.training.objectives.next_patch import NextPatch
 from toto.training.objectives.next_token import NextToken
 from toto.training.objectives.vqgan import TrainVQGANObjective
 from toto.training.parallel import World, in_turn, join_world, one_writer
@@ -48,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = False) -> None:
-    """Begin or continue next-token training in `run`; `run/model` is the result.
+    """Begin or continue pre-training in `run`; `run/model` is the result.
 
     `workers` decode the clips of data sets that store no codes; `profile` says where time goes.
 
@@ -64,8 +65,9 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
             Sequences(manifests.train, *how) as seen,
             Sequences(manifests.validation, *how) as held_out,
         ):
-            check_init_from(config, seen.vocabulary.size, manifests.train.tokenizer)
-            objective = NextToken(config, seen, held_out)
+            kind = NextPatch if seen.datasets[0].is_pixels else NextToken
+            objective = kind(config, seen, held_out)
+            check_init_from(config, objective.model, objective.details)
             if world.is_first:
                 console.print(shares)
             train(objective, config.loop, run, "pre-train", world, profile)
@@ -127,7 +129,9 @@ def _frozen(config: Pretrain, run: Path) -> _Manifests:
     if (run / "config.json").exists():
         values = _begin(config, run, {})
         return from_dict(_Manifests, values["manifests"], f"{run}/config.json")
-    datasets = [TokenDataset(path) for path in config.data]
+    datasets, targets = (
+        [TokenDataset(path) for path in paths] for paths in (config.data, config.targets)
+    )
     manifests = _Manifests(
         *(
             freeze(
@@ -137,6 +141,7 @@ def _frozen(config: Pretrain, run: Path) -> _Manifests:
                 config.loop.seed,
                 split,
                 config.validation_fraction,
+                targets,
             )
             for split in ("train", "validation")
         )

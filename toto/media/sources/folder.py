@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from toto.errors import UserError
 from toto.media.item import Item, Location
 from toto.media.sources.layout import IMAGES, MEDIA, Layout, split_of, suffix_of
-from toto.media.sources.places import files_below, joiner, name_of
+from toto.media.sources.places import files_below, joiner, lines, name_of
 
 _NUMBERED = re.compile(r"\d\.[A-Za-z0-9]+$")
 
@@ -42,19 +42,29 @@ class ImageFolder(Layout):
 
     The classes are the folders in alphabetical order; other files than images and videos are
     passed over. Unlike there, media outside of the class folders are an error, not passed over.
+    One folder may lie around all splits, as in an archive. Tiny-ImageNet's `val/images` have the
+    classes of `val/val_annotations.txt`, its `test/images` none.
     """
 
     def items(self) -> Iterator[Item]:
-        keys = [key for key in files_below(self.location) if suffix_of(key) in MEDIA]
+        names = files_below(self.location)
+        keys = [key for key in names if suffix_of(key) in MEDIA]
         if not keys:
             raise UserError(f"folder {self.location!r}: no images or videos in it")
-        has_splits = _have_splits(keys)
+        root = _root_of(keys)
+        has_splits = bool(root) or _have_splits(keys)
         levels, path = Levels(has_splits, has_labels=True), joiner(self.location)
+        annotations = f"{root}val/val_annotations.txt"
+        is_tiny = annotations in names
+        known = _annotated(path(annotations)) if is_tiny else {}
         for key in keys:
-            if key.count("/") < 1 + has_splits:
+            name = key.removeprefix(root)
+            if name.count("/") < 1 + has_splits:
                 form = "split/class/file" if has_splits else "class/file"
                 raise UserError(f"source {self.name!r}: {key!r}: expected {form}")
-            split, label = levels.split_and_label(key)
+            split, label = levels.split_and_label(name)
+            if is_tiny and name.startswith(("val/images/", "test/images/")):
+                label = known.get(name.removeprefix("val/images/"))
             yield self.item(Location(path(key)), key, label, split)
 
 
@@ -109,6 +119,20 @@ class Levels:
 
 def _have_splits(keys: Sequence[str]) -> bool:
     return all("/" in key and split_of(key[: key.index("/")]) is not None for key in keys)
+
+
+def _root_of(keys: Sequence[str]) -> str:
+    """The folder around all splits, with its slash; nothing if there is none."""
+    root, slash, _ = keys[0].partition("/")
+    root += slash
+    inside = all(key.startswith(root) for key in keys)
+    return root if inside and _have_splits([key.removeprefix(root) for key in keys]) else ""
+
+
+def _annotated(place: str) -> dict[str, str]:
+    """The classes of files by Tiny-ImageNet's list: a file, its class and a box in each line."""
+    rows = (line.rstrip("\n").split("\t") for line in lines(place))
+    return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
 def _is_numbered(name: str) -> bool:
