@@ -463,6 +463,7 @@ MISTAKES = {
     "finetune actions run tokens --out new --drop-path 1": ["drop_path 1.0"],
     "finetune actions run foreign --out new": ["foreign", "tokenizer"],
     "finetune actions nowhere tokens --out new": ["nowhere", "not a saved model"],
+    "finetune images dinov2:nowhere tokens --out new": ["dinov2:nowhere", "cannot be fine-tuned"],
     "finetune images run tokens --out no-photos": ["tokens", "too few labelled images"],
     "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
     "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],

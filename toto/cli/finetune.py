@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from toto.cli.models import model_and_tokens
 from toto.cli.parse import Command, parse
-from toto.errors import unknown
+from toto.errors import UserError, unknown
 from toto.probing.finetune.config import FineTune
 from toto.recipes.finetune import RECIPES
 
@@ -34,10 +34,13 @@ class _FineTuned:
     """auto (cuda, mps, cpu in that order) or a device's name"""
 
     def start(self, kind: "Kind") -> None:
+        from toto.probing.baselines import is_baseline
         from toto.tasks.finetune import finetune
         from toto.training.device import pick_device
         from toto.training.parallel import in_turn, join_world
 
+        if is_baseline(str(self.model)):
+            raise UserError(f"{self.model} cannot be fine-tuned: models that read tokens are")
         with join_world(pick_device(self.device)) as world:
             asked = self.model, self.data, self.out, self.workers, self.device, world.is_first
             loaded, dataset = in_turn(world, lambda: model_and_tokens(*asked))
