@@ -568,14 +568,16 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
     if name in recipes:
         run = {"--run": "folder of the run"}
         pages = {f"{name} --resume": {"RUN": "folder of the run"}}
-        for recipe, make in recipes[name].RECIPES.items():
-            pages[f"{name} {recipe}"] = options_of(type(make()), "", flat=True) | run
+        # Recipes of one kind have the same page but for what is given: one of each is opened.
+        kinds = {type(make()): recipe for recipe, make in recipes[name].RECIPES.items()}
+        for kind, recipe in kinds.items():
+            pages[f"{name} {recipe}"] = options_of(kind, "", flat=True) | run
         return pages
     if name == "plan":
         kind = runs._Planned
         options = options_of(Pretrain, "", flat=True)
         options |= {f"--{field}": documented(kind)[field] for field in ("gpu", "gpus")}
-        return {f"{name} {recipe}": options for recipe in pretrain_recipes.RECIPES}
+        return {f"{name} base": options}
     if name.startswith("finetune"):
         options = options_of(finetune._FineTuned, "", flat=True)
         positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
