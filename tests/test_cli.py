@@ -339,7 +339,7 @@ def test_finetune_actions(folder):
     assert f"full      {result['accuracy']:6.1%}" in "\n".join(table)
     # What it has made is there, and no LLaMA that anything would take for a causal one.
     refused = toto(folder, *f"generate tuned --prompt {VIDEO} --out new.mp4".split())
-    assert refused.returncode == 2 and "not a saved model" in refused.stderr
+    assert refused.returncode == 2 and "not that of a saved model" in refused.stderr
     assert (folder / "tuned" / "head.safetensors").exists()
 
 

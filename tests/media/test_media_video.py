@@ -16,7 +16,7 @@ from toto.media import video
 from toto.media.file import MediaInfo
 from toto.media.item import Location
 from toto.media.video import open_media, probe, read_clip, read_frames
-from toto.media.view import View
+from toto.media.view import CENTRE, View
 
 ALL = View(stride=1, size=16, step="index")
 
@@ -135,7 +135,7 @@ def test_clips_are_sought(tmp_path, params):
     path = encode(tmp_path / "a.mp4", moving(60), options=options)
     with open_media(str(path)) as media:
         when = video.moments(ALL, Location(str(path)), media.fps)
-    sought = [p.squares(16, (0.5,))[0] for p in video._seek(Location(str(path)), when, 30, 40)]
+    sought = [p.squares(16, (CENTRE,))[0] for p in video._seek(Location(str(path)), when, 30, 40)]
     assert np.array_equal(sought, read_all(path)[30:40])
 
 

@@ -371,7 +371,7 @@ def test_a_kill_at_any_write_changes_no_bit(data, tmp_path):
     names = ("model/model.safetensors", "head.safetensors")
     expected = [load_file(tmp_path / "whole" / name) for name in names]
     killed = 0
-    for moment in range(1, 200, 12):
+    for moment in range(1, 200, 7):
         here = tmp_path / str(moment)
         ended = run_until_write(moment, here, run_finetuning, data.folder, here)
         run_finetuning(data.folder, here)

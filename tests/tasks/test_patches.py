@@ -13,6 +13,7 @@ from tests.tiny import make_dataset, save_patches
 from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import probe_splits
+from toto.probing.encoder import TrainedEncoder
 from toto.tasks.images import probe_images
 from toto.tokens.patches import patchify
 from toto.tokens.store import TokenDataset
@@ -36,10 +37,12 @@ def data(tmp_path_factory) -> TokenDataset:
 
 def test_an_image_is_its_start_and_its_patches(data):
     train, _, _, _ = probe_splits(data, 0.3, 1, "image")
-    assert train.tokens.shape == (len(train), 1 + 4 + 1, 48)
-    for patches, item in zip(train.tokens.numpy(), train.items, strict=True):
+    clips = train.middle()
+    sequences = clips.inputs()
+    assert sequences.shape == (len(train), 1 + 4, 48)
+    for patches, item in zip(sequences.numpy(), clips.items, strict=True):
         assert set(patches[0]) == {3}
-        assert (patches[1:-1] == patchify(data.codes(item), 4)[0]).all()
+        assert (patches[1:] == patchify(data.codes(item), 4)[0]).all()
 
 
 def test_images_are_recognised(data, tmp_path):
@@ -47,5 +50,5 @@ def test_images_are_recognised(data, tmp_path):
     size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
     model = PatchLlama(size, 4).eval().requires_grad_(False)
     training = replace(TRAINING, probes=("mean",))
-    result = probe_images(model, data, tmp_path / "out", training)
+    result = probe_images(TrainedEncoder(model), data, tmp_path / "out", training)
     assert result.accuracy > 0.8 > result.chance == pytest.approx(1 / 6)

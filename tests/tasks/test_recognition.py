@@ -132,7 +132,7 @@ def test_other_encoders_read_frames(pixels, tmp_path):
     assert result.best_layer == 1
     assert result.accuracy > 0.8 and result.knn.test_accuracy[1] > 0.8
     assert result.test_accuracy[0] < 0.5
-    assert min(result.pixels, result.pixels_linear) > 0.5
+    assert min(result.pixels["attention"], result.pixels["linear"]) > 0.5
     assert result.unread == {"val": [f"val/red/damaged.png: {DAMAGED}"]}
     assert "1 of val could not be read: val/red/damaged.png" in result.table()
     with pytest.raises(UserError, match=r"begun with other settings.*encoder"):
