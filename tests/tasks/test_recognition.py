@@ -33,7 +33,7 @@ TRAINING = ProbeTraining(
 )
 CLASSES = ("black", "blue", "green", "red", "white", "yellow")
 
-DAMAGED = "not media: starts with 6e6f2070"
+DAMAGED = "not media (text)"
 
 
 @pytest.fixture(scope="module")
