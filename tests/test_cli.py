@@ -569,21 +569,21 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         run = {"--run": "folder of the run"}
         pages = {f"{name} --resume": {"RUN": "folder of the run"}}
         # Recipes of one kind have the same page but for what is given: one of each is opened.
-        kinds = {type(make()): recipe for recipe, make in recipes[name].RECIPES.items()}
-        for kind, recipe in kinds.items():
+        given = {type(make()): recipe for recipe, make in recipes[name].RECIPES.items()}
+        for kind, recipe in given.items():
             pages[f"{name} {recipe}"] = options_of(kind, "", flat=True) | run
         return pages
     if name == "plan":
-        kind = runs._Planned
         options = options_of(Pretrain, "", flat=True)
-        options |= {f"--{field}": documented(kind)[field] for field in ("gpu", "gpus")}
+        options |= {f"--{field}": documented(runs._Planned)[field] for field in ("gpu", "gpus")}
         return {f"{name} base": options}
-    if name.startswith("finetune"):
-        options = options_of(finetune._FineTuned, "", flat=True)
+    kinds = {"finetune": finetune._FineTuned, "probe": probes._Probed}
+    if kind := kinds.get(name.split()[0]):
+        options = options_of(kind, "", flat=True)
         positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
         return {name: options | positional}
     function = name.replace(" ", "_")
-    (module,) = (m for m in (data, models, probes, studies, tokenizers) if hasattr(m, function))
+    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
     return {name: arguments_of(getattr(module, function))}
 
 

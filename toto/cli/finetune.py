@@ -68,7 +68,7 @@ def _command(about: str, kind: "Kind", recipe: str) -> Command:
             training=RECIPES[name](),
             recipe=name,
         )
-        parse(_FineTuned, arguments, prog, default).start(kind)
+        parse(_FineTuned, arguments, prog, default, about).start(kind)
 
     command.__doc__ = about
     return command

@@ -28,14 +28,17 @@ def command(function: Callable[..., None]) -> Command:
     return command
 
 
-def parse(target: Any, arguments: list[str], prog: str, default: Any = tyro.MISSING) -> Any:
-    """Parse with tyro, its box of an error made one line."""
+def parse(
+    target: Any, arguments: list[str], prog: str, default: Any = tyro.MISSING, about: str = ""
+) -> Any:
+    """Parse with tyro, its box of an error made one line; `about` begins the help."""
     said = io.StringIO()
+    how: dict[str, Any] = {"args": arguments, "prog": prog, "description": about or None}
     try:
         with contextlib.redirect_stderr(said):
             if default is tyro.MISSING:
-                return tyro.cli(target, args=arguments, prog=prog)
-            return tyro.cli(target, args=arguments, prog=prog, default=default)
+                return tyro.cli(target, **how)
+            return tyro.cli(target, default=default, **how)
     except SystemExit as exit_:
         if exit_.code:
             raise UserError(_one_line(said.getvalue(), prog)) from None

@@ -1,7 +1,7 @@
 """Commands that read what a model has learned by probes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from toto.cli.models import is_tokens, open_model, read_media, tokenize_for, tokens_for
-from toto.cli.parse import Command, command
+from toto.cli.parse import Command, parse
 from toto.errors import UserError
 from toto.media.view import View
 from toto.probing.config import ProbeTraining, ProbeViews
@@ -19,87 +19,45 @@ if TYPE_CHECKING:
     from toto.tokens.store import TokenDataset
     from toto.tokens.vocabulary import Kind
 
-_TRAINING, _VIEWS = ProbeTraining(), ProbeViews()
 
+@dataclass(frozen=True)
+class _Probed:
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    """folder of a run or of a saved model, or another encoder like dinov2:FOLDER"""
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """a token data set with labels, or labelled media, which are tokenized into OUT/tokens"""
+    out: Path
+    """folder to write to; begun there before, it goes on"""
+    test: str | None = None
+    """what to test on, where that is not a split of DATA: likewise, into OUT/tokens-test"""
+    views: OmitArgPrefixes[ProbeViews] = field(default_factory=ProbeViews)
+    """what is tokenized of media"""
+    training: OmitArgPrefixes[ProbeTraining] = field(default_factory=ProbeTraining)
+    """how the probes are trained"""
+    workers: int = 2
+    """processes that decode"""
+    device: str = "auto"
+    """auto (cuda, mps, cpu in that order) or a device's name"""
 
-def probe_actions(
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-    out: Path,
-    test: str | None = None,
-    views: OmitArgPrefixes[ProbeViews] = _VIEWS,
-    training: OmitArgPrefixes[ProbeTraining] = _TRAINING,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Read actions from every layer by probes.
+    def start(self, kind: "Kind") -> None:
+        from toto.tasks.recognition import Question, recognise
+        from toto.training.device import pick_device
+        from toto.training.parallel import in_turn, join_world
 
-    Args:
-        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
-        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
-        out: folder to write to; begun there before, it goes on
-        test: what to test on, where that is not a split of DATA: likewise, into OUT/tokens-test
-        views: what is tokenized of media
-        training: how the probes are trained
-        workers: processes that decode
-        device: auto (cuda, mps, cpu in that order) or a device's name
-    """
-    _probe("video", model, (data, test), out, views, training, workers, device)
+        with join_world(pick_device(self.device)) as world:
 
+            def read() -> tuple[Any, "TokenDataset", "TokenDataset | None"]:
+                loaded = open_model(self.model, self.device)
+                made = _Made(loaded, self.out, self.workers, world.is_first)
+                return loaded, *_data(made, self)
 
-def probe_images(
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-    out: Path,
-    test: str | None = None,
-    views: OmitArgPrefixes[ProbeViews] = _VIEWS,
-    training: OmitArgPrefixes[ProbeTraining] = _TRAINING,
-    workers: int = 2,
-    device: str = "auto",
-) -> None:
-    """Read the classes of images from every layer by probes.
-
-    Args:
-        model: folder of a run or of a saved model, or another encoder like dinov2:FOLDER
-        data: a token data set with labels, or labelled media, which are tokenized into OUT/tokens
-        out: folder to write to; begun there before, it goes on
-        test: what to test on, where that is not a split of DATA: likewise, into OUT/tokens-test
-        views: what is tokenized of media
-        training: how the probes are trained
-        workers: processes that decode
-        device: auto (cuda, mps, cpu in that order) or a device's name
-    """
-    _probe("image", model, (data, test), out, views, training, workers, device)
-
-
-def _probe(
-    kind: "Kind",
-    model: Path,
-    sources: tuple[str, str | None],
-    out: Path,
-    views: ProbeViews,
-    training: ProbeTraining,
-    workers: int,
-    device: str,
-) -> None:
-    from toto.tasks.recognition import Question, recognise
-    from toto.training.device import pick_device
-    from toto.training.parallel import in_turn, join_world
-
-    with join_world(pick_device(device)) as world:
-
-        def read() -> tuple[Any, "TokenDataset", "TokenDataset | None"]:
-            loaded = open_model(model, device)
-            made = _Made(loaded, out, workers, world.is_first)
-            return loaded, *_data(made, *sources, views, training.held_out)
-
-        loaded, dataset, test = in_turn(world, read)
-        frames = 1 if kind == "image" else loaded.frames
-        question = Question(loaded.encoder, dataset, kind, frames, training, test)
-        result = recognise(question, out, world)
-        if world.is_first:
-            print(result.table())
-            print(out)
+            loaded, dataset, test = in_turn(world, read)
+            frames = 1 if kind == "image" else loaded.frames
+            question = Question(loaded.encoder, dataset, kind, frames, self.training, test)
+            result = recognise(question, self.out, world)
+            if world.is_first:
+                print(result.table())
+                print(self.out)
 
 
 @dataclass(frozen=True)
@@ -124,21 +82,20 @@ class _Made:
         return self.of(read_media(source, self.out), name, view)
 
 
-def _data(
-    made: _Made, data: str, test: str | None, views: ProbeViews, fraction: float
-) -> tuple["TokenDataset", "TokenDataset | None"]:
+def _data(made: _Made, asked: _Probed) -> tuple["TokenDataset", "TokenDataset | None"]:
     """What is trained on, and what is tested on where that is another data set.
 
     Media of which other views are tested than trained on become two.
     """
-    if views != _VIEWS and is_tokens(data) and (test is None or is_tokens(test)):
+    data, test, views = asked.data, asked.test, asked.views
+    if views != ProbeViews() and is_tokens(data) and (test is None or is_tokens(test)):
         raise UserError("crops, scale, flip and test_crops are of media, no token data sets")
     view, test_view = views.train(made.loaded.view), views.test(made.loaded.view)
     if test is not None:
         return made.source(data, "tokens", view), made.source(test, "tokens-test", test_view)
     if is_tokens(data) or view == test_view:
         return made.source(data, "tokens", view), None
-    kept, tested = _divided(read_media(data, made.out), fraction)
+    kept, tested = _divided(read_media(data, made.out), asked.training.held_out)
     return made.of(kept, "tokens", view), made.of(tested, "tokens-test", test_view)
 
 
@@ -158,7 +115,15 @@ def _divided(items: "Sequence[Item]", fraction: float) -> tuple[list["Item"], li
     )
 
 
+def _command(about: str, kind: "Kind") -> Command:
+    def command(arguments: list[str], prog: str) -> None:
+        parse(_Probed, arguments, prog, about=about).start(kind)
+
+    command.__doc__ = about
+    return command
+
+
 COMMANDS: dict[str, Command] = {
-    "probe actions": command(probe_actions),
-    "probe images": command(probe_images),
+    "probe actions": _command("Read actions from every layer by probes.", "video"),
+    "probe images": _command("Read the classes of images from every layer by probes.", "image"),
 }

@@ -320,10 +320,13 @@ class TokenDataset:
 
     def _parts(self, name: str) -> Iterator[tuple[int, pa.Array]]:
         """A column piece by piece, each with its first row: far less memory than a whole column."""
-        start = 0
-        for batch in self._index().iter_batches(batch_size=4 * ROW_GROUP, columns=[name]):
-            yield start, batch.column(0)
-            start += len(batch)
+        start, file = 0, self._index()
+        # What one iterator has read stays in memory until its end: a few groups at a time.
+        for first in range(0, file.num_row_groups, 4):
+            groups = range(first, min(first + 4, file.num_row_groups))
+            for batch in file.iter_batches(4 * ROW_GROUP, groups, columns=[name]):
+                yield start, batch.column(0)
+                start += len(batch)
 
     @cached_property
     def _positions(self) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
