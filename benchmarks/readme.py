@@ -24,13 +24,13 @@ def main() -> None:
         "README.md": {"demo": demo, "cpu": cpu_speed, "speed": speed, "data": data},
         "docs/world.md": {"world": world},
     }
-    results = {"cpu": "pretrain", "speed": "gpu-pretrain", "data": "loader"}
+    results = {"cpu": read("pretrain"), "data": read("loader"), "speed": gpu_speeds()}
     for page, tables in pages.items():
         path = HERE.parent / page
         text = path.read_text()
         for name, table in tables.items():
             before, _, rest = text.partition(f"<!-- {name} -->")
-            block = f"<!-- {name} -->\n{table(read(results.get(name, name)))}\n<!-- /{name} -->"
+            block = f"<!-- {name} -->\n{table(results.get(name) or read(name))}\n<!-- /{name} -->"
             text = before + block + rest.partition(f"<!-- /{name} -->")[2]
         path.write_text(text)
 
@@ -44,6 +44,12 @@ def take_over(run: Path) -> None:
 
 def read(name: str) -> Any:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def gpu_speeds() -> list[Any]:
+    paths = (HERE / "results").glob("gpu-pretrain-*.json")
+    results = [json.loads(path.read_text()) for path in paths]
+    return sorted(results, key=lambda result: -result["value"])
 
 
 def demo(figures: dict[str, Any]) -> str:
@@ -76,25 +82,25 @@ def demo(figures: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"On {machine}."])
 
 
-def speed(result: dict[str, Any]) -> str:
+def speed(results: list[dict[str, Any]]) -> str:
+    """A row for each of the paper's sizes that a GPU has run."""
     contenders = ["toto compiled", "toto", "transformers compiled", "transformers"]
-    rates = {(row["size"], row["contender"]): row for row in result["rows"]}
-    lines = ["| tokens/s | " + " | ".join(contenders) + " | MFU, whole attention |"]
-    lines.append("|---" * (len(contenders) + 2) + "|")
-    for size in dict.fromkeys(row["size"] for row in result["rows"]):
-        cells = [
-            f"{rates[size, name]['tokens_per_second']:,}" if (size, name) in rates else "-"
-            for name in contenders
-        ]
-        best = rates.get((size, "toto compiled"), {}).get("mfu_full")
-        lines.append(f"| {size} | {' | '.join(cells)} | {best:.1%} |" if best else "")
-    machine = result["machine"]
+    lines = [
+        "| tokens/s | " + " | ".join(contenders) + " | MFU, whole attention | on one |",
+        "|---" * (len(contenders) + 3) + "|",
+    ]
+    for result in results:
+        rates = {row["contender"]: row for row in result["rows"]}
+        cells = [f"{rates[c]['tokens_per_second']:,}" if c in rates else "-" for c in contenders]
+        machine, best = result["machine"], rates["toto compiled"]["mfu_full"]
+        on_one = f"{machine['device']}, torch {machine['torch']}, {machine['date']}"
+        size = result["rows"][0]["size"]
+        lines.append(f"| {size} | {' | '.join(cells)} | {best:.1%} | {on_one} |")
     note = (
-        f"On one {machine['device']}, torch {machine['torch']}, {machine['date']}, 4,096 "
-        "positions, bf16. A peer is a "
-        "plain loop over transformers' `LlamaForCausalLM` at the same micro-batch; `-` did not fit."
+        "4,096 positions, bf16. A peer is a plain loop over transformers' `LlamaForCausalLM` at "
+        "the same micro-batch; `-` did not fit."
     )
-    return "\n".join([*filter(None, lines), "", note])
+    return "\n".join([*lines, "", note])
 
 
 def cpu_speed(result: dict[str, Any]) -> str:

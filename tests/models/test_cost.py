@@ -18,15 +18,21 @@ from toto.models.cost import (
     block_activations,
     gpu_named,
     gpu_of,
+    patch_ends,
+    token_ends,
     training_flops,
     training_memory,
 )
 from toto.models.llama import Llama
+from toto.models.patches import PatchLlama
 from toto.models.sizes import BASE, LARGE, ONE_B, LlamaSize
 from toto.training.device import round_hidden
 
 VOCABULARY = 128
-RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu-pretrain.json"
+RESULTS = [
+    json.loads(path.read_text())
+    for path in (Path(__file__).parents[2] / "benchmarks" / "results").glob("gpu-pretrain-*.json")
+]
 
 
 def shape(layers: int) -> LlamaSize:
@@ -114,7 +120,7 @@ def test_logits_are_what_the_loss_holds_at_its_peak():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         loss = F.cross_entropy(logits, torch.zeros(64, dtype=torch.long), reduction="none")
     (log_probabilities,) = kept.values()
-    memory = training_memory(shape(1), 32, VOCABULARY, micro_batch=2)
+    memory = training_memory(shape(1), 32, token_ends(shape(1), VOCABULARY), micro_batch=2)
     assert memory.logits == 3 * log_probabilities.nbytes
     assert loss.shape == (64,)
 
@@ -125,30 +131,43 @@ def test_the_state_is_that_of_the_model_and_adamw(size):
         model = Llama(size, 8320)
     count = sum(p.numel() for p in model.parameters())
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 8320 * size.width
-    memory = training_memory(size, 4096, 8320, micro_batch=1)
+    memory = training_memory(size, 4096, token_ends(size, 8320), micro_batch=1)
     assert (memory.weights, memory.gradients, memory.optimizer) == (4 * count, 4 * count, 8 * count)
     assert memory.casts == 2 * matrices
-    assert training_memory(size, 4096, 8320, 1, bf16=False).casts == 0
+    assert training_memory(size, 4096, token_ends(size, 8320), 1, bf16=False).casts == 0
+
+
+@pytest.mark.parametrize("vocabulary", [None, 100])
+def test_ends_of_patches_are_the_models(vocabulary):
+    model = PatchLlama(shape(2), 4, vocabulary)
+    ends = patch_ends(shape(2), 48, vocabulary or 48)
+    assert ends.of(shape(2)) == sum(p.numel() for p in model.parameters())
+    assert (ends.products, ends.outputs) == (model.ends, model.head.out_features)
 
 
 def test_what_shards_and_micro_batches_change():
-    one, two = (training_memory(LARGE, 4096, 8320, m) for m in (1, 2))
+    ends = token_ends(LARGE, 8320)
+    one, two = (training_memory(LARGE, 4096, ends, m) for m in (1, 2))
     assert two.activations == 2 * one.activations and two.logits == 2 * one.logits
     assert two.total - one.total == one.activations + one.logits
-    sharded = training_memory(LARGE, 4096, 8320, 1, shards=8)
+    sharded = training_memory(LARGE, 4096, ends, 1, shards=8)
     state = one.weights + one.gradients + one.optimizer
     assert one.total - sharded.total == state * 7 // 8
     assert (sharded.activations, sharded.casts) == (one.activations, one.casts)
-    some, most = (training_memory(LARGE, 4096, 8320, 1, recompute=part) for part in (0.5, 1.0))
+    some, most = (training_memory(LARGE, 4096, ends, 1, recompute=part) for part in (0.5, 1.0))
     assert most.activations < some.activations < one.activations
     assert most.activations < one.activations / 5
 
 
-@pytest.mark.parametrize("row", json.loads(RESULT.read_text())["rows"], ids=str)
-def test_against_what_a_gpu_measured(row):
+@pytest.mark.parametrize(
+    "device, row",
+    [(result["machine"]["device"], row) for result in RESULTS for row in result["rows"]],
+    ids=str,
+)
+def test_against_what_a_gpu_measured(device, row):
     """The benchmark's own rows: its peak of memory, and its parts of the peak rate."""
     size = {"base": BASE, "large": LARGE, "1b": ONE_B}[row["size"]]
-    gpu = gpu_of(json.loads(RESULT.read_text())["machine"]["device"])
+    gpu = gpu_of(device)
     assert gpu is not None and gpu.peak == row["peak_flops"]
     flops = training_flops(size, 4096, 8192)
     for convention, counted in (("mfu_full", flops.whole), ("mfu_causal", flops.causal)):
@@ -156,7 +175,9 @@ def test_against_what_a_gpu_measured(row):
     if row["contender"] not in ("toto", "toto compiled"):
         return
     compiled = row["contender"] == "toto compiled"
-    memory = training_memory(size, 4096, 8320, row["micro_batch"], compiled=compiled)
+    memory = training_memory(
+        size, 4096, token_ends(size, 8320), row["micro_batch"], compiled=compiled
+    )
     # Measured when the residual stream was in fp32, and eager cast the norms' outputs five times.
     before = 4 * size.width if compiled else 6 * size.width
     rounded = row["micro_batch"] * 4096 * size.layers * before

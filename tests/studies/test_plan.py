@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from tests.commands import made
-from tests.tiny import make_dataset, make_images, make_videos, save_tokenizer
+from tests.tiny import make_dataset, make_images, make_videos, save_patches, save_tokenizer
 from toto.cli import runs
 from toto.errors import UserError
 from toto.models.cost import GPUS, training_flops
 from toto.models.llama import Llama
+from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
 from toto.recipes.pretrain import RECIPES
 from toto.studies import speed
 from toto.studies.plan import USABLE, plan, stages
 from toto.tokens.loader import Sequences, freeze
+from toto.tokens.patches import PatchGrid
 from toto.training.checkpoint import Checkpoints
 from toto.training.config import Loop, Pretrain
 from toto.training.objectives.next_token import NextToken
@@ -27,7 +29,6 @@ from toto.training.optimizer import build_optimizer
 from toto.training.parallel import ALONE, place
 
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "gpu-pretrain.json"
 BOOK = ROOT / "docs" / "training.md"
 
 
@@ -63,26 +64,21 @@ def test_the_papers_tokens_and_epochs():
 def test_the_numbers_of_the_paper_s_models(name):
     found = plan(RECIPES[name](), 8, "h200")
     with torch.device("meta"):
-        model = Llama(found.recipe.model, found.vocabulary.size)
+        model = Llama(found.recipe.model, found.layout.size)
     count = sum(p.numel() for p in model.parameters())
     assert f"{count:,} parameters" in found.text()
     assert found.fit.memory.weights == 4 * count
     assert found.checkpoint_bytes == 12 * count
-    flops = training_flops(found.recipe.model, 4096, found.vocabulary.size)
+    flops = training_flops(found.recipe.model, 4096, found.layout.size)
     assert found.flops.whole == pytest.approx(flops.whole * found.tokens)
     assert found.flops.causal == pytest.approx(flops.causal * found.tokens)
 
 
 def test_measured_speeds_are_the_benchmarks():
-    result = json.loads(RESULT.read_text())
-    assert str(RESULT).endswith(speed.SOURCE) and result["machine"]["date"] == speed.DATE
-    rows = {
-        (row["size"], row["contender"]): row
-        for row in result["rows"]
-        if row["contender"].startswith("toto")
-    }
-    assert len(rows) == len(speed.MEASURED)
     for measured in speed.MEASURED:
+        result = json.loads((ROOT / speed.SOURCE.format(measured.name)).read_text())
+        assert result["machine"]["date"] == speed.DATE
+        rows = {(row["size"], row["contender"]): row for row in result["rows"]}
         row = rows[measured.name, "toto compiled" if measured.compiled else "toto"]
         assert row["tokens_per_second"] == measured.tokens_per_second
         assert row["micro_batch"] == speed.MICRO_BATCH
@@ -224,11 +220,31 @@ def test_epochs_of_data_sets_are_what_training_draws(datasets):
         counts[items[0][0].kind == "image"] += len(items)
     for drawn, count in zip(found.drawn, counts, strict=True):
         assert drawn.epochs == pytest.approx(count / drawn.source.clips)
-    assert found.vocabulary == datasets[0].vocabulary
+    assert found.layout == datasets[0].vocabulary
     codes = sum(p.stat().st_size for d in datasets for p in d.folder.glob("shards/*.npy"))
     headers = 128 * 2
     assert found.token_bytes == codes - headers
     assert str(datasets[1].folder) in found.text() and "your data sets" in found.text()
+
+
+def test_patches_and_what_they_predict(tmp_path):
+    """A frame of 2x2 patches of 4x4 pixels takes as many bytes as it has values."""
+    source = make_images(tmp_path / "images", 8)
+    codes = make_dataset(source, save_tokenizer(tmp_path / "tokenizer"), tmp_path / "codes")
+    patches = save_patches(tmp_path / "patches", 4)
+    pixels = make_dataset(source, patches, tmp_path / "pixels")
+    recipe = replace(TINY, weights=(), data=(pixels.folder,))
+    itself, to_codes = (
+        plan(recipe, 1, "l40s", [pixels], target=target) for target in (None, codes.vocabulary)
+    )
+    assert itself.token_bytes == 8 * 3 * pixels.view.size**2
+    for found, outputs in ((itself, 48), (to_codes, codes.vocabulary.size)):
+        model = PatchLlama(TINY.model, 4, found.ends.outputs)
+        assert found.ends.of(TINY.model) == sum(p.numel() for p in model.parameters())
+        assert f"patches of 48 values, head {outputs}" in found.text()
+        assert "16 patches a sequence" in found.text()
+    without_data = plan(replace(recipe, data=()), 1, "l40s", layout=PatchGrid(4, 2, 2))
+    assert without_data.ends == itself.ends
 
 
 def test_a_data_set_of_both_kinds(tmp_path):

@@ -96,6 +96,8 @@ class _Planned:
     """codes of the tokenizer, where no data are given"""
     grid: int = 16
     """codes a side of a frame, where no data are given: 32 for the recipes at 256 px"""
+    patch: int | None = None
+    """side of a patch in pixels, for models of patches, where no data are given"""
 
 
 def plan(arguments: list[str], prog: str) -> None:
@@ -108,12 +110,19 @@ def plan(arguments: list[str], prog: str) -> None:
     default = _Planned(recipe=recipes[name](), gpu=tyro.MISSING)
     asked = parse(_Planned, arguments[1:], f"{prog} {name}", default)
     from toto.studies.plan import plan as make_plan
+    from toto.tokens.patches import PatchGrid
     from toto.tokens.store import TokenDataset
     from toto.tokens.vocabulary import Vocabulary
 
-    datasets = [TokenDataset(path) for path in asked.recipe.data]
-    vocabulary = Vocabulary(asked.codes, asked.grid, asked.grid)
-    print(make_plan(asked.recipe, asked.gpus, asked.gpu, datasets, vocabulary).text())
+    recipe, grid = asked.recipe, asked.grid
+    layout = (
+        PatchGrid(asked.patch, grid, grid) if asked.patch else Vocabulary(asked.codes, grid, grid)
+    )
+    datasets, targets = (
+        [TokenDataset(path) for path in paths] for paths in (recipe.data, recipe.targets)
+    )
+    target = targets[0].vocabulary if targets else None
+    print(make_plan(recipe, asked.gpus, asked.gpu, datasets, layout, target).text())
 
 
 COMMANDS: dict[str, Command] = {

@@ -62,16 +62,43 @@ class Flops:
     """6 N + 6 L d T: the pairs that causal attention needs"""
 
 
-def training_flops(size: LlamaSize, positions: int, vocabulary: int) -> Flops:
-    """N are the weights in matrix products: those of the blocks and of the head."""
-    matrices = 6 * matrix_parameters(size, vocabulary)
+@dataclass(frozen=True)
+class Ends:
+    """What lies before and behind a model's blocks."""
+
+    products: int
+    """rows of `width` that take part in matrix products: the head's, and a linear embedding's"""
+    parameters: int
+    outputs: int
+    """of the head"""
+
+    def of(self, size: LlamaSize) -> int:
+        """All parameters of a model with these ends."""
+        return size.trunk_parameters() + self.parameters
+
+
+def token_ends(size: LlamaSize, vocabulary: int) -> Ends:
+    """Of a model of tokens: an embedding, which is looked up, and a head."""
+    tables = size.parameters(vocabulary) - size.trunk_parameters()
+    return Ends(vocabulary, tables, vocabulary)
+
+
+def patch_ends(size: LlamaSize, values: int, outputs: int) -> Ends:
+    """Of a model of patches of so many values: linear layers, and four starts (patches.py)."""
+    products = values + outputs
+    return Ends(products, (products + 1 + 4) * size.width + outputs, outputs)
+
+
+def training_flops(size: LlamaSize, positions: int, products: int) -> Flops:
+    """N are the weights in matrix products: the blocks', and `products` rows before and behind."""
+    matrices = 6 * matrix_parameters(size, products)
     attention = 12 * size.layers * size.width * positions
     return Flops(matrices + attention, matrices + attention // 2)
 
 
-def matrix_parameters(size: LlamaSize, vocabulary: int) -> int:
-    """Weights that take part in matrix products: all but the norms and the embedding."""
-    return size.block_parameters() + vocabulary * size.width
+def matrix_parameters(size: LlamaSize, products: int) -> int:
+    """Weights that take part in matrix products: all but norms and tables that are looked up."""
+    return size.block_parameters() + products * size.width
 
 
 @dataclass(frozen=True)
@@ -89,7 +116,7 @@ class Memory:
     activations: int
     """what the blocks keep for their backward pass"""
     logits: int
-    """fp32 log-probabilities, their gradient, and that of the logits"""
+    """fp32 log-probabilities, their gradient, and that of the logits; as much of patches"""
 
     @property
     def total(self) -> int:
@@ -100,7 +127,7 @@ class Memory:
 def training_memory(
     size: LlamaSize,
     positions: int,
-    vocabulary: int,
+    ends: Ends,
     micro_batch: int,
     bf16: bool = True,
     compiled: bool = False,
@@ -112,7 +139,7 @@ def training_memory(
     With `shards`, weights, gradients and means are divided by so many GPUs (FSDP2). The blocks that
     `recompute` keep their input, and all else of one of them at a time.
     """
-    parameters = size.parameters(vocabulary)
+    parameters = ends.of(size)
     tokens = micro_batch * positions
     block, again = block_activations(size, bf16, compiled), int(size.layers * recompute)
     kept = (size.layers - again) * block + again * 4 * size.width + (block if again else 0)
@@ -122,9 +149,9 @@ def training_memory(
         weights=-(-4 * parameters // shards),
         gradients=-(-4 * parameters // shards),
         optimizer=-(-8 * parameters // shards),
-        casts=2 * matrix_parameters(size, vocabulary) if bf16 else 0,
+        casts=2 * matrix_parameters(size, ends.products) if bf16 else 0,
         activations=tokens * kept,
-        logits=tokens * 3 * 4 * vocabulary,
+        logits=tokens * 3 * 4 * ends.outputs,
     )
 
 

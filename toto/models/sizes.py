@@ -49,11 +49,14 @@ class LlamaSize:
         """Weights in all blocks' matrix products."""
         return self.layers * (4 * self.width**2 + 3 * self.width * self.mlp_width)
 
+    def trunk_parameters(self) -> int:
+        """Parameters of the blocks and the norms."""
+        return self.block_parameters() + (2 * self.layers + 1) * self.width
+
     def parameters(self, vocabulary: int) -> int:
         """All parameters of the model with a table of `vocabulary` rows."""
         tables = 1 if self.tied_head else 2
-        norms = (2 * self.layers + 1) * self.width
-        return self.block_parameters() + norms + tables * vocabulary * self.width
+        return self.trunk_parameters() + tables * vocabulary * self.width
 
 
 # Toto, Table 1. The SwiGLU widths follow from its parameter counts (120M, 280M, 1.1B).

@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from math import ceil, log10
 
 from toto.errors import UserError, at_least
-from toto.models.cost import Flops, Gpu, Memory, gpu_named, training_flops, training_memory
+from toto.models.cost import (
+    Ends,
+    Flops,
+    Gpu,
+    Memory,
+    gpu_named,
+    patch_ends,
+    token_ends,
+    training_flops,
+    training_memory,
+)
+from toto.models.sizes import LlamaSize
 from toto.studies.speed import Speed, known_by, speed_of
 from toto.tokens.loader import freeze
+from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Vocabulary
 from toto.training.config import Pretrain
@@ -20,6 +32,9 @@ USABLE = 0.95
 ON_NODE = 8  # GPUs of a machine
 
 CODE_BYTES = 2  # of a stored code, uint16
+
+Layout = Vocabulary | PatchGrid
+"""How frames become sequences: of tokens, or of patches."""
 
 PAPER_VOCABULARY = Vocabulary(8192, 16, 16)
 
@@ -81,7 +96,8 @@ class Plan:
     gpus: int
     gpu_name: str
     gpu: Gpu
-    vocabulary: Vocabulary
+    layout: Layout
+    ends: Ends
     data: str
     """where the sources are known from"""
     drawn: tuple[Drawn, ...]
@@ -93,7 +109,7 @@ class Plan:
     divided: Fit
     """weights, gradients and AdamW's means are divided by all GPUs"""
     token_bytes: int | float
-    """of the stored codes"""
+    """of what is stored"""
     checkpoint_bytes: int
     speeds: tuple[Speed, Speed]
     """as the recipe says; eager in place of compiled, or the other way round"""
@@ -120,10 +136,13 @@ class Plan:
         )
 
     def _model(self) -> list[str]:
-        size, table = self.recipe.model, self.vocabulary.size
+        size = self.recipe.model
+        ends = f"table {self.ends.outputs:,}"
+        if isinstance(self.layout, PatchGrid):
+            ends = f"patches of {self.layout.values} values, head {self.ends.outputs:,}"
         return [
-            f"{size.parameters(table):,} parameters: width {size.width}, layers {size.layers}, "
-            f"heads {size.heads}, SwiGLU {size.mlp_width}, table {table:,}"
+            f"{self.ends.of(size):,} parameters: width {size.width}, layers {size.layers}, "
+            f"heads {size.heads}, SwiGLU {size.mlp_width}, {ends}"
         ]
 
     def _run(self) -> list[str]:
@@ -132,7 +151,7 @@ class Plan:
         cut = ", cut shorter by the curriculum" if recipe.curriculum else ""
         return [
             f"{_short(self.tokens)} tokens: {recipe.loop.steps:,} steps, batch {recipe.batch}, "
-            f"{recipe.frames * self.vocabulary.frame:,} codes a sequence{cut}",
+            f"{recipe.frames * self.layout.frame:,} {self._unit} a sequence{cut}",
             f"{self.gpus} x {self.gpu_name}; micro-batches in a step: {pieces} of "
             f"{recipe.micro_batch} on each GPU",
         ]
@@ -186,10 +205,19 @@ class Plan:
         loop, each = self.recipe.loop, self.checkpoint_bytes
         count = min(loop.keep_checkpoints + 1, ceil(loop.steps / loop.checkpoint_every))
         return [
-            f"tokens {_bytes(self.token_bytes)}, {CODE_BYTES} bytes each, every source stored once",
+            f"{self._stored()}, every source stored once",
             f"checkpoints {_bytes(count * each)}: {count} of {_bytes(each)}, one every "
             f"{loop.checkpoint_every:,} steps",
         ]
+
+    @property
+    def _unit(self) -> str:
+        return "codes" if isinstance(self.layout, Vocabulary) else "patches"
+
+    def _stored(self) -> str:
+        if isinstance(self.layout, PatchGrid):
+            return f"pixels {_bytes(self.token_bytes)}, {self.layout.values} bytes a patch"
+        return f"tokens {_bytes(self.token_bytes)}, {CODE_BYTES} bytes each"
 
     def _time(self) -> list[str]:
         asked, other = self.speeds
@@ -212,11 +240,13 @@ def plan(
     gpus: int,
     gpu: str,
     datasets: Sequence[TokenDataset] = (),
-    vocabulary: Vocabulary = PAPER_VOCABULARY,
+    layout: Layout = PAPER_VOCABULARY,
+    target: Vocabulary | None = None,
 ) -> Plan:
     """Plan a run of `recipe` on `gpus` GPUs of a kind.
 
-    On data sets; without any on the paper's mixture, in the codes of `vocabulary`.
+    On data sets; without any on the paper's mixture, in frames of `layout`. What patches predict
+    are the tokens of `target`, or else patches.
 
     Raises:
         UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
@@ -228,31 +258,46 @@ def plan(
         raise UserError("precision fp32: plans are for bf16, whose speed was measured")
     sources = paper_mixture(recipe.frames)
     if datasets:
-        sources, vocabulary = _sources(recipe, datasets), datasets[0].vocabulary
-    tokens, flops = _tokens_and_flops(recipe, vocabulary)
-    drawn = tuple(_drawn(source, sources, recipe, vocabulary, tokens) for source in sources)
+        sources, layout = _sources(recipe, datasets), datasets[0].layout
+    ends = _ends(recipe.model, layout, target)
+    tokens, flops = _tokens_and_flops(recipe, layout, ends)
+    drawn = tuple(_drawn(source, sources, recipe, layout, tokens) for source in sources)
     return Plan(
         recipe=recipe,
         gpus=gpus,
         gpu_name=gpu,
         gpu=kind,
-        vocabulary=vocabulary,
+        layout=layout,
+        ends=ends,
         data="your data sets"
         if datasets
         else "the paper's mixture and sizes, at stride 4 (Table 2)",
         drawn=drawn,
         tokens=tokens,
         flops=flops,
-        fit=_fit(recipe, vocabulary, gpus, kind, _shards(recipe, gpus)),
-        divided=_fit(recipe, vocabulary, gpus, kind, shards=gpus),
-        token_bytes=_stored(datasets) if datasets else CODE_BYTES * sum(d.epoch for d in drawn),
+        fit=_fit(recipe, layout, ends, gpus, kind, _shards(recipe, gpus)),
+        divided=_fit(recipe, layout, ends, gpus, kind, shards=gpus),
+        token_bytes=_stored(datasets)
+        if datasets
+        else _bytes_of(layout) * sum(d.epoch for d in drawn),
         # Weights and AdamW's two means.
-        checkpoint_bytes=12 * recipe.model.parameters(vocabulary.size),
+        checkpoint_bytes=12 * ends.of(recipe.model),
         speeds=(
-            speed_of(recipe, vocabulary, flops.causal / tokens, gpu, recipe.loop.compile),
-            speed_of(recipe, vocabulary, flops.causal / tokens, gpu, not recipe.loop.compile),
+            speed_of(recipe, layout, flops.causal / tokens, gpu, recipe.loop.compile),
+            speed_of(recipe, layout, flops.causal / tokens, gpu, not recipe.loop.compile),
         ),
     )
+
+
+def _ends(size: LlamaSize, layout: Layout, target: Vocabulary | None) -> Ends:
+    if isinstance(layout, Vocabulary):
+        return token_ends(size, layout.size)
+    return patch_ends(size, layout.values, target.size if target else layout.values)
+
+
+def _bytes_of(layout: Layout) -> int:
+    """Of a stored code, or patch."""
+    return CODE_BYTES if isinstance(layout, Vocabulary) else layout.values
 
 
 def _shards(recipe: Pretrain, gpus: int) -> int:
@@ -307,7 +352,7 @@ def _sources(recipe: Pretrain, datasets: Sequence[TokenDataset]) -> tuple[Source
 def _stored(datasets: Sequence[TokenDataset]) -> int:
     stored = [dataset for dataset in datasets if not dataset.is_online]
     return sum(
-        CODE_BYTES * int(dataset.column("frames").sum()) * dataset.vocabulary.frame
+        _bytes_of(dataset.layout) * int(dataset.column("frames").sum()) * dataset.layout.frame
         for dataset in stored
     )
 
@@ -323,13 +368,13 @@ def stages(recipe: Pretrain) -> list[tuple[int, int]]:
     return found
 
 
-def _tokens_and_flops(recipe: Pretrain, vocabulary: Vocabulary) -> tuple[int, Flops]:
+def _tokens_and_flops(recipe: Pretrain, layout: Layout, ends: Ends) -> tuple[int, Flops]:
     tokens = whole = causal = 0
     for steps, frames in stages(recipe):
-        positions = frames * vocabulary.frame
+        positions = frames * layout.frame
         # What is left over of a sequence that is cut into pieces is not read.
         count = steps * recipe.batch * (recipe.frames // frames) * positions
-        flops = training_flops(recipe.model, positions, vocabulary.size)
+        flops = training_flops(recipe.model, positions, ends.products)
         tokens += count
         whole += count * flops.whole
         causal += count * flops.causal
@@ -340,7 +385,7 @@ def _drawn(
     source: Source,
     sources: Sequence[Source],
     recipe: Pretrain,
-    vocabulary: Vocabulary,
+    layout: Layout,
     tokens: int,
 ) -> Drawn:
     share = source.weight / sum(other.weight for other in sources)
@@ -351,17 +396,17 @@ def _drawn(
     return Drawn(
         source,
         tokens=share * tokens,
-        epoch=source.clips * frames * vocabulary.frame,
+        epoch=source.clips * frames * layout.frame,
         epochs=clips / source.clips,
     )
 
 
-def _fit(recipe: Pretrain, vocabulary: Vocabulary, gpus: int, gpu: Gpu, shards: int) -> Fit:
+def _fit(recipe: Pretrain, layout: Layout, ends: Ends, gpus: int, gpu: Gpu, shards: int) -> Fit:
     def memory(micro_batch: int) -> Memory:
         return training_memory(
             recipe.model,
-            recipe.frames * vocabulary.frame,
-            vocabulary.size,
+            recipe.frames * layout.frame,
+            ends,
             micro_batch,
             compiled=recipe.loop.compile,
             shards=shards,

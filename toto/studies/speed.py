@@ -5,6 +5,7 @@ from math import log10
 
 from toto.models.cost import gpu_named, training_flops
 from toto.models.sizes import BASE, LARGE, LlamaSize
+from toto.tokens.patches import PatchGrid
 from toto.tokens.vocabulary import Vocabulary
 from toto.training.config import Pretrain
 
@@ -22,7 +23,7 @@ class Measured:
 
 # What benchmarks/pretrain.py measured, on clips of 16 frames of 16x16 codes of 8,192. Here because
 # an installed package has no benchmarks; a test compares.
-SOURCE = "benchmarks/results/gpu-pretrain.json"
+SOURCE = "benchmarks/results/gpu-pretrain-{}.json"
 DATE = "2026-11-22"
 MICRO_BATCH = 16
 FRAMES = 16
@@ -55,7 +56,7 @@ class Speed:
 
 
 def speed_of(
-    recipe: Pretrain, vocabulary: Vocabulary, flops: float, gpu: str, compiled: bool
+    recipe: Pretrain, layout: Vocabulary | PatchGrid, flops: float, gpu: str, compiled: bool
 ) -> Speed:
     """The measured speed; else that at the MFU of the measured model nearest in operations.
 
@@ -67,7 +68,7 @@ def speed_of(
     measured = (
         basis.gpu == gpu
         and _shape(basis.size) == _shape(recipe.model)
-        and (vocabulary, recipe.frames) == (VOCABULARY, FRAMES)
+        and (layout, recipe.frames) == (VOCABULARY, FRAMES)
         and not recipe.curriculum
         and not recipe.loop.recompute
     )
@@ -91,7 +92,8 @@ def known_by(asked: Speed, other: Speed) -> list[str]:
     lines = [
         f"  measured of {basis.name} on one {basis.gpu} at micro-batch {MICRO_BATCH}: MFU (causal) "
         f"{asked.mfu:.1%} and {other.mfu:.1%}",
-        f"  ({DATE}, {SOURCE})" + ("" if asked.measured else "; assumed: the same MFU here"),
+        f"  ({DATE}, {SOURCE.format(basis.name)})"
+        + ("" if asked.measured else "; assumed: the same MFU here"),
     ]
     if not 1 / FAR <= asked.times <= FAR:
         lines.append(
