@@ -82,7 +82,8 @@ def random_dataset(
         for i, (kind, length) in enumerate(items[start : start + shard_items], start):
             for crop in range(crops):
                 row: dict[str, Any] = {"key": f"{kind}/{i}", "path": f"{folder}/{i}", "kind": kind}
-                row |= {"hash": key_of("item", row["key"]), "crop": crop, "retry": False}
+                row |= dict.fromkeys(("hash", "group"), key_of("item", row["key"]))
+                row |= {"crop": crop, "retry": False}
                 row |= {"split": splits[i % len(splits)] if splits else None}
                 row |= {"rate": 7.5 if kind == "video" else None, "label": f"label {i % 3}"}
                 rows.append(row | {"shard": shard, "first": first, "frames": length})
@@ -124,7 +125,7 @@ def _random_rows(start: int, count: int, random: np.random.Generator) -> pa.Tabl
         "path": pc.binary_join_element_wise("/data/videos/", keys, ""),
         "label": pc.binary_join_element_wise("label", pa.array(number % 600).cast(pa.string()), ""),
         "kind": np.where(image, "image", "video"),
-        "hash": random.integers(2**64, size=count, dtype=np.uint64),
+        **dict.fromkeys(("hash", "group"), random.integers(2**64, size=count, dtype=np.uint64)),
         "crop": np.zeros(count, np.int16),
         "crop_side": random.random(count, np.float32),
         "shard": np.zeros(count, np.int32),

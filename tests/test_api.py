@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import toto
-from tests.tiny import make_dataset, make_videos, pictures, save_tokenizer
+from tests.tiny import make_dataset, make_images, make_videos, pictures, save_tokenizer
 from toto.errors import MediaError, UserError
 from toto.generation.sampling import Sampling
 from toto.media.video import read_frames
@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     details = {
         "vocabulary": dataset.vocabulary.to_dict(),
         "frames": FRAMES,
+        "kinds": ["image", "video"],
         "view": {"stride": 2, "size": SIDE},
         "tokenizer": dataset.info["tokenizer"],
     }
@@ -103,6 +104,29 @@ def test_features_of_chosen_layers(model, video, layers, expected):
         torch.testing.assert_close(states[layer], every[layer])
 
 
+def test_an_image_is_read_as_one(folder, model, tmp_path):
+    """Its sequence begins with the token of images, as in training."""
+    (picture,) = make_images(tmp_path, 1, side=SIDE).iterdir()
+    read = model.features(picture)[LAYERS]
+    tokens = model.vocabulary.sequence(model.tokenize(picture).numpy(), "image", 1)[None, :-1]
+    expected = model.model.hidden_states(torch.from_numpy(tokens), [LAYERS])[LAYERS][0, 1:]
+    torch.testing.assert_close(read, expected)
+    frame = model.tokenizer.encode(torch.from_numpy(next(read_frames(str(picture), model.view))))
+    assert torch.equal(model.tokenize(picture), frame)
+    assert not torch.equal(
+        read, model.features(next(read_frames(str(picture), model.view)))[LAYERS]
+    )
+
+
+def test_a_model_of_images_alone_continues_no_video(folder, video, tmp_path):
+    shutil.copytree(folder / "run" / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["toto"]["kinds"] = ["image"]
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="trained on images alone"):
+        toto.load(tmp_path / "model", "cpu").predict(video)
+
+
 @pytest.mark.parametrize("layers", ["5", "-1", "1.5", "0,9", "first", ""])
 def test_layers_that_are_not_there(model, video, layers):
     with pytest.raises(UserError, match="layers"):
@@ -158,8 +182,9 @@ def test_mistakes(folder, model, video, tmp_path):
     for path in (tmp_path / "text.mp4", tmp_path / "nowhere.mp4", tmp_path):
         with pytest.raises(MediaError):
             model.tokenize(path)
-    with pytest.raises(UserError, match="multiples of 4"):
-        model.tokenize(pictures(1, 10, seed=0))
+    for frames in (pictures(1, 2 * SIDE, seed=0), pictures(1, SIDE, seed=0)[:0]):
+        with pytest.raises(UserError, match=r"this model reads uint8 \(1 or more, 3, 8, 8\)"):
+            model.tokenize(frames)
     for path in (tmp_path, tmp_path / "nowhere", folder / "tokenizer", folder / "tokens"):
         with pytest.raises(UserError, match="saved"):
             toto.load(path)

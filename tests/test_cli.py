@@ -1,6 +1,3 @@
-import ast
-import dataclasses
-import inspect
 import json
 import os
 import resource
@@ -8,8 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
-import typing
 from pathlib import Path
 
 import av
@@ -23,21 +18,16 @@ from safetensors.numpy import load_file
 from tests.commands import ENVIRONMENT, TOTO, begin, made, stop_when, toto
 from tests.tiny import make_images, make_videos, save_tokenizer
 from toto import cli
-from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.config import from_dict
 from toto.media.sources import read_sources
 from toto.media.video import read_clip
 from toto.media.view import View
-from toto.recipes import pretrain as pretrain_recipes
-from toto.recipes import tokenizer as tokenizer_recipes
-from toto.recipes.demo import Demo
 from toto.tokenizers.base import load_tokenizer
 from toto.tokenizers.dvae import DVAE
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.loader import Sequences
 from toto.tokens.mixture import Manifest
-from toto.training.config import Pretrain
 
 # 24 videos of 4 kept frames of 32 px: 4x4 codes of 32.
 TOKENIZER = (
@@ -490,8 +480,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_a_mistake_is_answered_in_one_line(mistakes, line):
-    done = toto(mistakes, *line.split())
+def test_a_mistake_is_answered_in_one_line(mistakes, warm, line):
+    done = warm.toto(mistakes, *line.split())
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 2, done
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -511,94 +501,6 @@ def test_a_missing_source_does_not_spoil_the_next_try(mistakes):
     wrong = ["tokenizer", "train", "demo", "--run", "second-tok", *TOKENIZER]
     assert toto(mistakes, *wrong).returncode == 2
     assert made(mistakes, *wrong, "--source", "world/train.csv") == ["second-tok/tokenizer"]
-
-
-def documented(kind: type) -> dict[str, str]:
-    """The text below each field of a dataclass, read from its source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
-    texts = {}
-    for base in filter(dataclasses.is_dataclass, kind.__bases__):
-        texts |= documented(base)
-    for statement, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            texts[statement.target.id] = after.value.value if is_text else ""
-    return texts
-
-
-def options_of(kind: type, prefix: str, flat: bool) -> dict[str, str]:
-    """Every option that a dataclass gives, nested ones too, and its text."""
-    hints, texts, options = typing.get_type_hints(kind), documented(kind), {}
-    for field in dataclasses.fields(kind):
-        name = field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hints[field.name]):
-            inner = "" if flat else f"{prefix}{name}."
-            options |= options_of(hints[field.name], inner, flat)
-        else:
-            options[f"--{prefix}{name}"] = texts[field.name]
-    return options
-
-
-def arguments_of(function) -> dict[str, str]:
-    """Every parameter of a command's function, and its text in the docstring."""
-    _, _, args = (inspect.getdoc(function) or "").partition("Args:\n")
-    lines = textwrap.dedent(args).splitlines()
-    texts = dict(line.split(": ", 1) for line in lines if line and not line.startswith(" "))
-    options = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        text = texts.get(name, "")
-        positional = "Positional" in str(parameter.annotation) or any(
-            "Positional" in repr(note) for note in typing.get_args(parameter.annotation)[1:]
-        )
-        if dataclasses.is_dataclass(parameter.default):
-            assert text
-            options |= options_of(type(parameter.default), "", flat=True)
-        else:
-            options[name.upper() if positional else f"--{name.replace('_', '-')}"] = text
-    return options
-
-
-def expected_options(name: str) -> dict[str, dict[str, str]]:
-    """Each help page of a command, and the options that belong on it."""
-    if name == "demo":
-        settings = options_of(Demo, "", flat=False)
-        own = arguments_of(studies.demo)
-        return {name: settings | {option: own[option] for option in ("--videos", "--out")}}
-    recipes = {"pretrain": pretrain_recipes, "tokenizer train": tokenizer_recipes}
-    if name in recipes:
-        run = {"--run": "folder of the run"}
-        pages = {f"{name} --resume": {"RUN": "folder of the run"}}
-        # Recipes of one kind have the same page but for what is given: one of each is opened.
-        given = {type(make()): recipe for recipe, make in recipes[name].RECIPES.items()}
-        for kind, recipe in given.items():
-            pages[f"{name} {recipe}"] = options_of(kind, "", flat=True) | run
-        return pages
-    if name == "plan":
-        options = options_of(Pretrain, "", flat=True)
-        options |= {f"--{field}": documented(runs._Planned)[field] for field in ("gpu", "gpus")}
-        return {f"{name} base": options}
-    kinds = {"finetune": finetune._FineTuned, "probe": probes._Probed}
-    if kind := kinds.get(name.split()[0]):
-        options = options_of(kind, "", flat=True)
-        positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
-        return {name: options | positional}
-    function = name.replace(" ", "_")
-    (module,) = (m for m in (data, models, studies, tokenizers) if hasattr(m, function))
-    return {name: arguments_of(getattr(module, function))}
-
-
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_explains_every_field(tmp_path, name):
-    assert name in "\n".join(made(tmp_path, "--help"))
-    assert made(tmp_path, *name.split(), "--help")
-    for page, options in expected_options(name).items():
-        said = made(tmp_path, *page.split(), "--help")
-        text = " ".join(" ".join(line.strip(" │") for line in said).split())
-        for option, words in options.items():
-            assert words, f"{page}: nothing explains {option}"
-            assert option in text, f"{page} --help does not mention {option}"
-            beginning = " ".join(words.split()[:4])
-            assert beginning in text, f"{page} --help does not say {beginning!r}"
 
 
 def test_parsing_needs_nothing_heavy(tmp_path):

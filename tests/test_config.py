@@ -1,4 +1,5 @@
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -6,8 +7,13 @@ import pytest
 
 from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
+from toto.models.sizes import BASE
+from toto.probing.config import ProbeTraining
+from toto.probing.finetune.config import FineTune
 from toto.recipes import pretrain
-from toto.training.config import Pretrain
+from toto.recipes.tokenizer import demo as dvae
+from toto.tokenizers.sizes import DVAESize, VQGANSize
+from toto.training.config import AdamW, Loop, Pretrain
 
 
 @dataclass(frozen=True)
@@ -77,3 +83,32 @@ def test_files_that_hold_something_else(tmp_path):
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(UserError, match=r"config\.json"):
             read_json(tmp_path / "config.json", "a run")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: AdamW(learning_rate=-1.0), "learning_rate -1.0: at least 0"),
+        (lambda: AdamW(clip=0.0), "clip 0.0: above 0"),
+        (lambda: AdamW(betas=(0.9, 1.0)), "betas 1.0: from 0 to below 1"),
+        (lambda: AdamW(final_fraction=1.5), "final_fraction 1.5: from 0 to 1"),
+        (lambda: AdamW(weight_decay=float("nan")), "weight_decay nan: at least 0"),
+        (lambda: Loop(steps=1, keep_hours=-2.0), "keep_hours -2.0: above 0"),
+        (lambda: replace(BASE, heads=0), "heads 0: at least 1"),
+        (lambda: replace(BASE, layers=0), "layers 0: at least 1"),
+        (lambda: replace(BASE, rope_base=0.0), "rope_base 0.0: above 0"),
+        (lambda: DVAESize(codebook_size=70_000), "codebook_size 70000: from 1 to 65536"),
+        (lambda: VQGANSize(norm_groups=0), "norm_groups 0: at least 1"),
+        (lambda: replace(dvae(), held_out=2.0), "held_out 2.0: from 0 to below 1"),
+        (lambda: replace(dvae(), init_frames=-3), "init_frames -3: at least 0"),
+        (lambda: ProbeTraining(heads=-1), "heads -1: above 0"),
+        (lambda: ProbeTraining(learning_rates=(1e-3, -1.0)), "learning_rates -1.0: above 0"),
+        (lambda: ProbeTraining(held_out=1.5), "held_out 1.5: from 0 to below 1"),
+        (lambda: FineTune(warmup_epochs=-1), "warmup_epochs -1: at least 0"),
+        (lambda: FineTune(base_learning_rate=0.0), "base_learning_rate 0.0: above 0"),
+        (lambda: FineTune(batch=10, micro_batch=4), "batch 10 is no multiple of micro_batch 4"),
+    ],
+)
+def test_numbers_out_of_range_are_named(make, said):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        make()

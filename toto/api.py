@@ -14,7 +14,7 @@ from toto.errors import UserError, at_least
 from toto.generation.continuation import continue_codes
 from toto.generation.patches import continue_patches
 from toto.generation.sampling import Sampling
-from toto.media.video import read_clip, read_frames
+from toto.media.video import probe, read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.saved import Saved, check_table, load_model, saved_in
@@ -23,7 +23,7 @@ from toto.probing.features import pick_layers
 from toto.tokenizers.base import Codes, Tokenizer, load_tokenizer
 from toto.tokenizers.patches import Patches
 from toto.tokens.patches import PatchGrid
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Kind, Layout, Vocabulary
 from toto.training.device import pick_device
 
 Video = str | Path | UInt8[np.ndarray, "frames 3 height width"]
@@ -43,6 +43,8 @@ class Toto:
         """how frames become sequences: of tokens, or of patches"""
         self.frames: int = details["frames"]
         """frames of the longest clip that the model reads"""
+        self.kinds: list[Kind] = details["kinds"]
+        """what its sequences were of in training: videos, images or both"""
         self.view = from_dict(View, details["view"], str(folder))
 
     @classmethod
@@ -96,12 +98,18 @@ class Toto:
     ) -> dict[int, Float[Tensor, "positions channels"]]:
         """Hidden states of the first clip's codes, or patches, in raster order, by layer.
 
+        A file of an image is read as one, and so is all that a model of images alone is given.
+
         Args:
             video: its first `self.frames` kept frames are read.
             layers: "all", numbers ("0,4,8"), or a depth between 0 and 1 ("0.5").
+
+        Raises:
+            toto.errors.UserError: no such layers, or frames of another size.
+            toto.errors.MediaError: the file cannot be read.
         """
         codes = self._clip(video, self.frames)
-        tokens = self.layout.sequence(codes.cpu().numpy(), "video", len(codes))
+        tokens = self.layout.sequence(codes.cpu().numpy(), self._kind(video), len(codes))
         inputs = torch.from_numpy(tokens[None, :-1]).to(self.device)
         with torch.no_grad():
             hidden = self.model.hidden_states(inputs, pick_layers(layers, self.model.size.layers))
@@ -120,19 +128,21 @@ class Toto:
         Args:
             video: what has been seen so far.
             frames: how many to imagine.
-            prompt: how many of the video's first kept frames to read; by default half a clip.
+            prompt: how many of the video's first kept frames to continue, by default half a clip;
+                of more than a clip's the last are read.
             sampling: how codes are drawn; by default from the model's own distribution. Patches
                 are predicted, see `continue_patches`.
             on_frame: called after each frame.
 
         Raises:
-            toto.errors.UserError: `frames` or `prompt` is not positive, or a model of patches
-                cannot do as it is told.
+            toto.errors.UserError: `frames` or `prompt` is not positive, the
+                model knows no videos, or one of patches cannot do as it is told.
             toto.errors.MediaError: the file cannot be read.
         """
         prompt = max(self.frames // 2, 1) if prompt is None else prompt
-        if prompt < 1:
-            raise UserError(f"prompt {prompt}: at least 1 frame")
+        if "video" not in self.kinds:
+            raise UserError(f"{self.folder} was trained on images alone: it continues no video")
+        at_least(1, prompt=prompt)
         codes = self._clip(video, prompt)[None]
         how = frames, self.frames, sampling or Sampling(), on_frame
         if isinstance(self.model, Llama):
@@ -146,7 +156,18 @@ class Toto:
             return self._encode(video[:frames])
         return self._encode(read_clip(str(video), 0, frames, self.view))
 
+    def _kind(self, video: Video) -> Kind:
+        if len(self.kinds) == 1:
+            return self.kinds[0]
+        return "video" if isinstance(video, np.ndarray) else probe(str(video)).kind
+
     def _encode(self, frames: np.ndarray) -> Codes:
+        expected = (3, self.view.size, self.view.size)
+        if frames.dtype != np.uint8 or frames.shape[1:] != expected or not len(frames):
+            raise UserError(
+                f"frames of {frames.dtype} {frames.shape}: this model reads uint8 "
+                f"(1 or more, {', '.join(map(str, expected))})"
+            )
         return self.tokenizer.encode(torch.from_numpy(frames).to(self.device))
 
 
@@ -176,7 +197,7 @@ def _refuse_misfits(
         check_table(folder, model.vocabulary, said)
 
 
-def _layout(tokenizer: Tokenizer, details: dict[str, Any]) -> Vocabulary | PatchGrid:
+def _layout(tokenizer: Tokenizer, details: dict[str, Any]) -> Layout:
     """How frames of the size that a model reads become sequences."""
     side = details["view"]["size"] // tokenizer.downsample
     if isinstance(tokenizer, Patches):

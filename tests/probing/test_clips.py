@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tiny import make_dataset, make_images, make_videos, save_patches, save_tokenizer
+from toto.errors import UserError
 from toto.media.sources import read_sources
 from toto.media.view import View
 from toto.probing.clips import items_of, probe_splits
@@ -118,6 +119,49 @@ def test_a_test_of_its_own_spares_no_training_item(tmp_path, visual):
     assert tested.labels(classes).tolist() == [0, 0, 0, 1, 1, 1]
     shared, *_ = probe_splits(train, 0.25, FRAMES)
     assert len(shared) < len(kept)  # some are held out to test on
+
+
+def test_what_is_trained_on_is_not_tested_on(tmp_path, visual):
+    for name in ("cat", "dog"):
+        make_videos(tmp_path / "media" / name, [5] * 6, seed=len(name))
+    data = make_dataset(tmp_path / "media", visual, tmp_path / "data")
+    with pytest.raises(UserError, match=r"12 items of \S+, like cat/\S+, are trained on in"):
+        probe_splits(data, 0.25, FRAMES, test=data)
+
+
+def test_a_named_test_leaves_all_of_train_to_train_and_choose(tmp_path, visual):
+    for split, count in (("train", 20), ("test", 3)):
+        for name in ("cat", "dog"):
+            make_videos(tmp_path / "media" / split / name, [5] * count, seed=count)
+    data = make_dataset(tmp_path / "media", visual, tmp_path / "data")
+    kept, chosen_by, tested, _ = probe_splits(data, 0.25, FRAMES)
+    assert len(kept) + len(chosen_by) == 40 and len(tested) == 6
+
+
+def test_segments_of_a_file_stay_together(tmp_path, visual):
+    """Neighbours in time are nearly the same: no file is on two sides."""
+    names = [p.name for p in make_videos(tmp_path / "videos", [24] * 30).iterdir()]
+    rows = [
+        f"videos/{name},{start},{start + 0.4},{'early' if start < 0.3 else 'late'}"
+        for name in names
+        for start in (0.0, 0.4)
+    ]
+    (tmp_path / "segments.csv").write_text("\n".join(["path,start,end,label", *rows]))
+    data = make_dataset(tmp_path / "segments.csv", visual, tmp_path / "data")
+    parts = probe_splits(data, 0.3, FRAMES)[:3]
+    files = [{item.path for item in part.middle().items} for part in parts]
+    assert sum(map(len, files)) == len(set().union(*files)) == 30
+    assert all(len(part) == 2 * len(own) for part, own in zip(parts, files, strict=True))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001])
+def test_one_item_at_least_is_chosen_by(tmp_path, visual, fraction):
+    for split, count in (("train", 3), ("val", 1)):
+        for name in ("cat", "dog"):
+            make_videos(tmp_path / "media" / split / name, [5] * count, seed=count)
+    data = make_dataset(tmp_path / "media", visual, tmp_path / "data")
+    kept, chosen_by, tested, _ = probe_splits(data, fraction, FRAMES)
+    assert (len(kept), len(chosen_by), len(tested)) == (5, 1, 2)
 
 
 def test_boxes_reach_the_index(tmp_path, visual):

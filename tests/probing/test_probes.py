@@ -314,9 +314,9 @@ def test_features_are_the_trunks_hidden_states_kept_or_not(trunk, tmp_path):
     expected = trunk.hidden_states(clips.inputs(), (1, 3))
     done = []
     fresh, kept = (FrozenFeatures(TrainedEncoder(trunk), (1, 3)) for _ in range(2))
-    fresh.keep(clips, limit=7 * 2 * 16 * 16 * 2 - 1)
-    kept.keep(clips, batch=3, limit=7 * 2 * 16 * 16 * 2, advance=done.append)
-    assert (fresh.bytes, kept.bytes) == (0, 7 * 2 * 16 * 16 * 2)
+    fresh.keep(clips, limit=7 * 2 * 16 * 16 * 4 - 1)
+    kept.keep(clips, batch=3, limit=7 * 2 * 16 * 16 * 4, advance=done.append)
+    assert (fresh.bytes, kept.bytes) == (0, 7 * 2 * 16 * 16 * 4)
     assert sum(done) == 7
     rows = torch.tensor([5, 0, 6])
     for features in (fresh, kept):

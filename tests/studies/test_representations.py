@@ -18,10 +18,10 @@ from toto.studies.config import RepresentationStudy
 from toto.studies.representations import (
     CodeEncoder,
     PixelEncoder,
-    _interval,
     _resampled,
     study_representations,
 )
+from toto.tasks.results import quantiles
 from toto.tokenizers.patches import Patches
 from toto.tokenizers.sizes import PatchesSize
 from toto.tokens.store import TokenDataset
@@ -91,6 +91,22 @@ def test_contestants_are_compared_on_the_same_items(images, tmp_path):
         study_representations(load(codes, 4), codes, pixels, tmp_path / "out", other)
     with pytest.raises(UserError, match="must hold"):
         study_representations(load(codes, 4), pixels, codes, tmp_path / "new", study)
+    for wrong, said in (({"heads": 4}, "30 channels of codes"), ({"rope_base": 5e4}, "as it is")):
+        other = replace(study, probes=replace(PROBES, **wrong))
+        with pytest.raises(UserError, match=said):
+            study_representations(load(codes, 4), codes, pixels, tmp_path / "new", other)
+    assert not (tmp_path / "new").exists()
+
+
+def test_pixels_of_other_frames_are_refused(images, tmp_path):
+    codes, pixels = images
+    coarse = make_dataset(
+        pixels.folder.parent / "source", pixels.tokenizer_folder, tmp_path / "coarse", side=16
+    )
+    with pytest.raises(UserError, match=r"size 16, not 8"):
+        study_representations(
+            load(codes, 4), codes, coarse, tmp_path / "out", RepresentationStudy(probes=PROBES)
+        )
 
 
 def test_files_are_left_out_one_by_one(tmp_path):
@@ -110,7 +126,7 @@ def test_resamples_are_of_units():
     random = np.random.default_rng(0)
     for size in (1, 10):
         values = random.permutation(np.arange(400) < 120).astype(float).repeat(size)
-        low, high = _interval(_resampled(values, np.arange(400).repeat(size)))
+        low, high = quantiles(_resampled(values, np.arange(400).repeat(size)))
         assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.3 * 0.7 / 400), rel=0.1)
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.commands import ENVIRONMENT, TOTO
+from tests.commands import ENVIRONMENT, TOTO, made
 from tests.tiny import make_dataset, save_tokenizer
 from toto.api import Toto
 from toto.errors import UserError
+from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
@@ -48,7 +49,7 @@ FIELDS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Pictures of noise on six colours, one that is damaged, two crops of each; and a model."""
+    """Pictures of noise on six colours, one of them damaged; and a model."""
     folder = tmp_path_factory.mktemp("finetune")
     random = np.random.default_rng(0)
     for name in CLASSES:
@@ -95,6 +96,19 @@ def test_images_are_recognised_and_the_result_is_there_to_stay(folder, tmp_path)
     # What it has left is a model like the one before, and can be tuned again.
     again = Toto.load(tmp_path, "cpu")
     assert (again.frames, again.model.size) == (1, loaded.model.size)
+
+
+def test_media_are_trained_on_in_boxes_and_tested_on_in_even_crops(folder, tmp_path):
+    views = "--crops 2 --scale 0.3 1 --flip --test-crops 3 --recipe demo --workers 0".split()
+    made(
+        tmp_path,
+        *("finetune", "images", str(folder / "model"), f"imagefolder:{folder / 'source'}"),
+        *("--out", "tuned", *views, *FIELDS),
+    )
+    result = json.loads((tmp_path / "tuned/result.json").read_text())
+    assert (result["views"], result["clips"][2]) == (3, 36)
+    assert TokenDataset(tmp_path / "tuned/tokens").view.flip
+    assert Toto.load(tmp_path / "tuned", "cpu").view == View(stride=1, size=8)
 
 
 def command(folder: Path, out: Path, processes: int, *more: str) -> None:

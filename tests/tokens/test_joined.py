@@ -1,5 +1,6 @@
 """Pixels and codes of the same frames, joined by key."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,15 @@ def test_another_video_under_the_same_name_is_refused(folder, codes, tmp_path):
     make_images(tmp_path / "media", 9, side=24)
     other = make(str(tmp_path / "media"), folder / "patches", tmp_path / "x")
     with pytest.raises(UserError, match=r"other frames or another crop of video001.mp4, crop 0"):
+        join(other, codes)
+
+
+def test_another_file_of_the_same_name_and_length_is_refused(folder, codes, tmp_path):
+    shutil.copytree(folder / "media", tmp_path / "media")
+    other = make(str(tmp_path / "media"), folder / "patches", tmp_path / "x")
+    with pytest.raises(
+        UserError, match=r"was made of another file for image000.png, crop 0 and 29 more"
+    ):
         join(other, codes)
 
 

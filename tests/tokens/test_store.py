@@ -40,7 +40,7 @@ def test_rows_and_columns_are_those_of_the_index(data):
     assert len(data) == len(rows) == 14
     for name in ("key", "path", "label", "split", "kind", "part"):
         assert data.column(name).tolist() == [row[name] for row in rows]
-    for name in ("hash", "crop", "shard", "first", "frames"):
+    for name in ("hash", "group", "crop", "shard", "first", "frames"):
         values = data.column(name)
         assert values.dtype == ROWS.field(name).type.to_pandas_dtype()
         assert values.tolist() == [row[name] for row in rows]
@@ -130,7 +130,7 @@ def test_data_sets_of_other_versions_and_unfinished_ones_are_refused(data, tmp_p
     shutil.copytree(data.folder, tmp_path / "data")
     info = read_json(tmp_path / "data" / "dataset.json", "")
     write_json(tmp_path / "data" / "dataset.json", info | {"version": 1})
-    with pytest.raises(UserError, match="version 1, version 2 is read here"):
+    with pytest.raises(UserError, match="version 1, version 3 is read here"):
         TokenDataset(tmp_path / "data")
     write_json(tmp_path / "data" / "dataset.json", info)
     (tmp_path / "data" / "index.parquet").unlink()
@@ -142,7 +142,7 @@ def test_an_unfinished_data_set_tells_how_far_it_came(data, tmp_path):
     assert unfinished(data.folder) is None
     out = tmp_path / "data"
     (out / "shards").mkdir(parents=True)
-    write_json(out / "dataset.json", {"version": 2, "command": "toto tokenize it", "shards": 9})
+    write_json(out / "dataset.json", {"version": 3, "command": "toto tokenize it", "shards": 9})
     assert unfinished(out) == Unfinished("toto tokenize it", 0, 9, 0, 0)
     for shard, reasons in ((3, [None, "empty", None]), (5, ["cut off"]), (6, [])):
         table = pa.Table.from_pylist([{"failure": reason} for reason in reasons], schema=ROWS)
@@ -181,20 +181,22 @@ def test_rows_that_cannot_be_written_leave_what_was_there(tmp_path):
     assert (tmp_path / "rows.parquet").read_bytes() == before
 
 
+def opens_in(folder: Path, seconds: float, mebibytes: float, tries: int) -> None:
+    """Or longer where the columns that it reads, bare, take long on this machine, too."""
+    opened = opening(folder, tries)
+    begun = time.perf_counter()
+    columns = ["kind", "split", "hash", "group", "frames", "crop"]
+    pq.read_table(folder / "index.parquet", columns=columns, use_threads=False)
+    assert opened["seconds"] < max(seconds, 8 * (time.perf_counter() - begun))
+    assert opened["peak_mib"] < mebibytes
+
+
 def test_a_million_rows_open_quickly(tmp_path):
     random_index(tmp_path / "data", 1_000_000, 4, 100)
-    opened = opening(tmp_path / "data", tries=1)
-    assert opened["seconds"] < 1
-    assert opened["peak_mib"] < 512
+    opens_in(tmp_path / "data", seconds=1, mebibytes=512, tries=2)
 
 
 @pytest.mark.slow
 def test_ten_million_rows_open_in_two_seconds_and_one_gibibyte(tmp_path):
     random_index(tmp_path / "data", 10_000_000, 4, 100)
-    opened = opening(tmp_path / "data", tries=3)
-    # The columns that it reads, bare: on a machine that is slow at this, too, it may take longer.
-    begun = time.perf_counter()
-    columns = ["kind", "split", "hash", "frames", "crop"]
-    pq.read_table(tmp_path / "data" / "index.parquet", columns=columns, use_threads=False)
-    assert opened["seconds"] < max(2, 8 * (time.perf_counter() - begun))
-    assert opened["peak_mib"] < 1024
+    opens_in(tmp_path / "data", seconds=2, mebibytes=1024, tries=3)

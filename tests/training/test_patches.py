@@ -125,7 +125,7 @@ def test_a_killed_run_ends_as_one_that_was_not(recipe, tmp_path):
         if (killed / "checkpoints/step-000005").exists():
             break
     assert kills and not (killed / "model").exists()
-    resume(killed)
+    resume(Pretrain, killed)
     for name in ("model.safetensors", "config.json"):
         whole = (tmp_path / "whole/model" / name).read_bytes()
         assert (killed / "model" / name).read_bytes() == whole

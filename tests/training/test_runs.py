@@ -9,7 +9,11 @@ from tests.tiny import make_dataset, make_videos, save_tokenizer
 from tests.training.toys import PRETRAIN, TRAIN_DVAE
 from toto.errors import UserError
 from toto.files import only_writer
-from toto.training.config import Pretrain, TrainDVAE
+from toto.media.sources import read_sources
+from toto.media.view import View
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest
+from toto.training.config import Pretrain, TrainDVAE, TrainTokenizer
 from toto.training.runs import pretrain, resume, train_tokenizer
 
 
@@ -33,7 +37,7 @@ def test_a_run_is_rebuilt_from_its_config_alone(recipe, tmp_path):
         if (killed / "checkpoints/step-000005").exists():
             break
     assert not (killed / "model").exists()
-    resume(killed)
+    resume(Pretrain, killed)
     assert weights(killed) == weights(tmp_path / "whole")
 
 
@@ -70,12 +74,12 @@ def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
     changed["checksums"][name] = "0" * 64
     info.write_text(json.dumps(changed))
     with pytest.raises(UserError, match=f"{recipe.data[0]} has changed under this run"):
-        resume(tmp_path)
+        resume(Pretrain, tmp_path)
     info.write_text(recorded)
-    resume(tmp_path)
+    resume(Pretrain, tmp_path)
     assert weights(tmp_path) == before
     with pytest.raises(UserError, match="is not a run"):
-        resume(tmp_path / "nowhere")
+        resume(Pretrain, tmp_path / "nowhere")
 
 
 def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
@@ -115,6 +119,25 @@ def test_weights_of_another_shape_are_refused(recipe, tmp_path, changes, said):
     other = replace(recipe, model=replace(recipe.model, **changes), init_from=tmp_path / "first")
     with pytest.raises(UserError, match=said):
         pretrain(other, tmp_path / "second")
+
+
+def test_a_mistake_leaves_the_folder_free(recipe, tmp_path):
+    with pytest.raises(UserError):
+        pretrain(replace(recipe, init_from=tmp_path / "nowhere"), tmp_path / "run")
+    pretrain(replace(recipe, loop=replace(recipe.loop, steps=1)), tmp_path / "run")
+    with pytest.raises(UserError, match="a run of another kind: pretrain"):
+        resume(TrainTokenizer, tmp_path / "run")
+
+
+def test_data_sets_of_another_pace_are_named(recipe, tmp_path, capsys):
+    (data,) = recipe.data
+    visual = data / "tokenizer"
+    make_videos(tmp_path / "videos", [9, 4, 6])
+    items = read_sources([str(tmp_path / "videos")])
+    ingest(items, visual, tmp_path / "slow", Ingest(View(stride=2, size=8)), "it", workers=0)
+    mixed = replace(recipe, data=(data, tmp_path / "slow"), loop=replace(recipe.loop, steps=1))
+    pretrain(mixed, tmp_path / "run")
+    assert f"slow: stride 2, not 1 of {data}" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_codes_of_another_tokenizer_are_refused(recipe, tmp_path):

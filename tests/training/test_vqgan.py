@@ -21,7 +21,7 @@ from toto.recipes.tokenizer import RECIPES
 from toto.tokenizers.base import load_tokenizer
 from toto.tokenizers.sizes import VQGANSize
 from toto.tokenizers.vqgan import to_signed
-from toto.training.config import AdamW, TrainVQGAN
+from toto.training.config import AdamW, TrainTokenizer, TrainVQGAN
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
 from toto.training.objectives.discriminator import PatchDiscriminator, hinge
@@ -146,7 +146,7 @@ def test_a_run_is_rebuilt_from_its_config_alone(tmp_path):
         train_tokenizer(recipe, run, 0)
         whole = (run / "tokenizer/model.safetensors").read_bytes()
         (run / "checkpoints/step-000010").rename(run / "away")
-        resume(run, 0)
+        resume(TrainTokenizer, run, 0)
         assert (run / "tokenizer/model.safetensors").read_bytes() == whole
         assert json.loads((run / "config.json").read_text())["kind"] == "vqgan"
         with pytest.raises(UserError, match="adversarial_start 4, not 5"):

@@ -1,14 +1,13 @@
 """Commands that fine-tune a trained model."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes
 
-from toto.cli.models import model_and_tokens
 from toto.cli.parse import Command, parse
+from toto.cli.recognition import Recognition
 from toto.errors import UserError, unknown
 from toto.probing.finetune.config import FineTune
 from toto.recipes.finetune import RECIPES
@@ -17,34 +16,24 @@ if TYPE_CHECKING:
     from toto.tokens.vocabulary import Kind
 
 
-@dataclass(frozen=True)
-class _FineTuned:
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """folder of a run or of a saved model"""
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """a token data set with labels, or labelled media, which are tokenized into OUT/tokens"""
-    out: Path
-    """folder to write to; begun there before, it goes on"""
+@dataclass(frozen=True, kw_only=True)
+class _FineTuned(Recognition):
     training: OmitArgPrefixes[FineTune]
+    """how the model is fine-tuned"""
     recipe: str
     """imagenet, k400 or demo: what the fields of training begin with"""
-    workers: int = 2
-    """processes that decode"""
-    device: str = "auto"
-    """auto (cuda, mps, cpu in that order) or a device's name"""
 
     def start(self, kind: "Kind") -> None:
         from toto.probing.baselines import is_baseline
         from toto.tasks.finetune import finetune
         from toto.training.device import pick_device
-        from toto.training.parallel import in_turn, join_world
+        from toto.training.parallel import join_world
 
         if is_baseline(str(self.model)):
             raise UserError(f"{self.model} cannot be fine-tuned: models that read tokens are")
         with join_world(pick_device(self.device)) as world:
-            asked = self.model, self.data, self.out, self.workers, self.device, world.is_first
-            loaded, dataset = in_turn(world, lambda: model_and_tokens(*asked))
-            result = finetune(loaded, dataset, kind, self.out, self.training, world)
+            loaded, dataset, test = self.read(self.training.held_out, world)
+            result = finetune(loaded, dataset, kind, self.out, self.training, world, test)
             if world.is_first:
                 print(result.table())
                 print(self.out)

@@ -59,7 +59,8 @@ def generate(
         out: the video to write, .mp4 or .gif: what was read, as the tokenizer sees it, and what
             comes next
         frames: frames to imagine
-        prompt_frames: kept frames to read; by default half of what the model reads
+        prompt_frames: kept frames to continue, by default half of what the model reads; of more
+            than it reads the last ones count
         temperature: divides the logits; 0 always takes the most likely code
         top_k: draw from so many of the most likely codes only
         top_p: draw from the most likely codes that together have this probability only
@@ -123,18 +124,13 @@ def features(
 
 
 def model_and_tokens(
-    model: Path, source: str, out: Path, workers: int, device: str, is_first: bool = True
+    model: Path, source: str, out: Path, workers: int, device: str
 ) -> tuple[Any, Any]:
-    """The model or other encoder, and the source as a token data set of what it reads.
-
-    Of several processes the first one makes what the others open.
-    """
+    """The model or other encoder, and the source as a token data set of what it reads."""
     loaded = open_model(model, device)
     if is_tokens(source):
         return loaded, tokens_for(loaded, Path(source))
-    if is_first:
-        items = read_media(source, out)
-        tokenize_for(loaded, items, out, out / "tokens", loaded.view, workers)
+    tokenize_for(loaded, read_media(source, out), out, out / "tokens", loaded.view, workers)
     return loaded, tokens_for(loaded, out / "tokens")
 
 

@@ -66,8 +66,9 @@ def recipe_name(
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(f"{usage}\n")
+        width = max(map(len, recipes))
         for known, recipe in recipes.items():
-            print(f"  {known:<9} {(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"  {known:<{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
         print(f"\n{prog} RECIPE --help explains every field.")
         return None
     if name not in recipes:

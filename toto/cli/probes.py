@@ -1,118 +1,40 @@
 """Commands that read what a model has learned by probes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes
 
-from toto.cli.models import is_tokens, open_model, read_media, tokenize_for, tokens_for
 from toto.cli.parse import Command, parse
-from toto.errors import UserError
-from toto.media.view import View
-from toto.probing.config import ProbeTraining, ProbeViews
+from toto.cli.recognition import Recognition
+from toto.probing.config import ProbeTraining
 
 if TYPE_CHECKING:
-    from toto.media.item import Item
-    from toto.tokens.store import TokenDataset
     from toto.tokens.vocabulary import Kind
 
 
-@dataclass(frozen=True)
-class _Probed:
-    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
-    """folder of a run or of a saved model, or another encoder like dinov2:FOLDER"""
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """a token data set with labels, or labelled media, which are tokenized into OUT/tokens"""
-    out: Path
-    """folder to write to; begun there before, it goes on"""
-    test: str | None = None
-    """what to test on, where that is not a split of DATA: likewise, into OUT/tokens-test"""
-    views: OmitArgPrefixes[ProbeViews] = field(default_factory=ProbeViews)
-    """what is tokenized of media"""
+@dataclass(frozen=True, kw_only=True)
+class _Probed(Recognition):
     training: OmitArgPrefixes[ProbeTraining] = field(default_factory=ProbeTraining)
     """how the probes are trained"""
-    workers: int = 2
-    """processes that decode"""
-    device: str = "auto"
-    """auto (cuda, mps, cpu in that order) or a device's name"""
+    pixels: bool = True
+    """whether the pictures themselves are probed, too, for which all media are decoded again"""
 
     def start(self, kind: "Kind") -> None:
         from toto.tasks.recognition import Question, recognise
         from toto.training.device import pick_device
-        from toto.training.parallel import in_turn, join_world
+        from toto.training.parallel import join_world
 
         with join_world(pick_device(self.device)) as world:
-
-            def read() -> tuple[Any, "TokenDataset", "TokenDataset | None"]:
-                loaded = open_model(self.model, self.device)
-                made = _Made(loaded, self.out, self.workers, world.is_first)
-                return loaded, *_data(made, self)
-
-            loaded, dataset, test = in_turn(world, read)
+            loaded, dataset, test = self.read(self.training.held_out, world)
             frames = 1 if kind == "image" else loaded.frames
-            question = Question(loaded.encoder, dataset, kind, frames, self.training, test)
+            question = Question(
+                loaded.encoder, dataset, kind, frames, self.training, test, pixels=self.pixels
+            )
             result = recognise(question, self.out, world)
             if world.is_first:
                 print(result.table())
                 print(self.out)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """Token data sets that are made of media, by the first process, or opened."""
-
-    loaded: Any
-    out: Path
-    workers: int
-    is_first: bool
-
-    def of(self, items: "Sequence[Item]", name: str, view: View) -> "TokenDataset":
-        """The data set OUT/name of some items."""
-        if self.is_first:
-            tokenize_for(self.loaded, items, self.out, self.out / name, view, self.workers)
-        return tokens_for(self.loaded, self.out / name)
-
-    def source(self, source: str, name: str, view: View) -> "TokenDataset":
-        """A source that is a token data set, or of which OUT/name is made."""
-        if is_tokens(source):
-            return tokens_for(self.loaded, Path(source))
-        return self.of(read_media(source, self.out), name, view)
-
-
-def _data(made: _Made, asked: _Probed) -> tuple["TokenDataset", "TokenDataset | None"]:
-    """What is trained on, and what is tested on where that is another data set.
-
-    Media of which other views are tested than trained on become two.
-    """
-    data, test, views = asked.data, asked.test, asked.views
-    if views != ProbeViews() and is_tokens(data) and (test is None or is_tokens(test)):
-        raise UserError("crops, scale, flip and test_crops are of media, no token data sets")
-    view, test_view = views.train(made.loaded.view), views.test(made.loaded.view)
-    if test is not None:
-        return made.source(data, "tokens", view), made.source(test, "tokens-test", test_view)
-    if is_tokens(data) or view == test_view:
-        return made.source(data, "tokens", view), None
-    kept, tested = _divided(read_media(data, made.out), asked.training.held_out)
-    return made.of(kept, "tokens", view), made.of(tested, "tokens-test", test_view)
-
-
-def _divided(items: "Sequence[Item]", fraction: float) -> tuple[list["Item"], list["Item"]]:
-    """Items to train on and to test on: by their splits, or where none are named by their keys."""
-    from toto.tokens.mixture import in_validation
-
-    if any(item.split for item in items):
-        return (
-            [item for item in items if item.split == "train"],
-            [item for item in items if item.split in ("test", "val")],
-        )
-    tested = {item.key for item in items if in_validation(item.key, fraction)}
-    return (
-        [item for item in items if item.key not in tested],
-        [item for item in items if item.key in tested],
-    )
 
 
 def _command(about: str, kind: "Kind") -> Command:

@@ -11,29 +11,30 @@ from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional
 from toto.cli.parse import Command, parse, recipe_name
 from toto.recipes import pretrain as pretrain_recipes
 from toto.recipes import tokenizer as tokenizer_recipes
-from toto.training.config import Pretrain, TrainDVAE, TrainVQGAN
+from toto.training.config import Pretrain, TrainDVAE, TrainTokenizer, TrainVQGAN
 
 
-@dataclass(frozen=True)
-class _Resumed:
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """folder of the run, which goes on with the settings it was begun with"""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    run: Path
+    """folder of the run; begun there before, it goes on"""
     workers: int = 2
     """processes that decode media"""
     profile: bool = False
     """say where the time of a step goes, and write RUN/profile.json"""
 
 
-@dataclass(frozen=True)
-class _Pretrain:
+@dataclass(frozen=True, kw_only=True)
+class _Resumed(_Run):
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """folder of the run, which goes on with the settings it was begun with"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pretrain(_Run):
     result: ClassVar[str] = "model"
+    trains: ClassVar[type] = Pretrain
     recipe: OmitArgPrefixes[Pretrain]
-    run: Path
-    """folder of the run; begun there before, it goes on"""
-    workers: int = 2
-    """processes that decode, for data sets that store no codes"""
-    profile: bool = False
-    """say where the time of a step goes, and write RUN/profile.json"""
 
     def start(self) -> Path:
         from toto.training.runs import pretrain
@@ -42,16 +43,11 @@ class _Pretrain:
         return self.run / self.result
 
 
-@dataclass(frozen=True)
-class _TrainTokenizer:
+@dataclass(frozen=True, kw_only=True)
+class _TrainTokenizer(_Run):
     result: ClassVar[str] = "tokenizer"
+    trains: ClassVar[type] = TrainTokenizer
     recipe: OmitArgPrefixes[AvoidSubcommands[TrainDVAE | TrainVQGAN]]
-    run: Path
-    """folder of the run; begun there before, it goes on"""
-    workers: int = 2
-    """processes that decode media"""
-    profile: bool = False
-    """say where the time of a step goes, and write RUN/profile.json"""
 
     def start(self) -> Path:
         from toto.training.runs import train_tokenizer
@@ -72,7 +68,7 @@ def _recipe_command(
             from toto.training.runs import resume
 
             resumed = parse(_Resumed, arguments[1:], f"{prog} --resume")
-            resume(resumed.run, resumed.workers, resumed.profile)
+            resume(kind.trains, resumed.run, resumed.workers, resumed.profile)
             print(resumed.run / kind.result)
             return
         usage = f"usage: {prog} RECIPE --run DIR [fields]\n       {prog} --resume DIR"
@@ -92,11 +88,7 @@ class _Planned:
     """kind of GPU: a100-40, a100-80, h100, h200, b200, l40s, rtx4090"""
     gpus: int = 1
     """how many of them"""
-    codes: int = 8192
-    """codes of the tokenizer, where no data are given"""
-    grid: int = 16
-    """codes a side of a frame, where no data are given: 32 for the recipes at 256 px"""
-    patch: int | None = None
+    patch: int = 16
     """side of a patch in pixels, for models of patches, where no data are given"""
 
 
@@ -109,20 +101,26 @@ def plan(arguments: list[str], prog: str) -> None:
         return
     default = _Planned(recipe=recipes[name](), gpu=tyro.MISSING)
     asked = parse(_Planned, arguments[1:], f"{prog} {name}", default)
-    from toto.studies.plan import plan as make_plan
+    from toto.studies import plan as plans
     from toto.tokens.patches import PatchGrid
     from toto.tokens.store import TokenDataset
-    from toto.tokens.vocabulary import Vocabulary
+    from toto.tokens.vocabulary import Layout, Vocabulary
 
-    recipe, grid = asked.recipe, asked.grid
-    layout = (
-        PatchGrid(asked.patch, grid, grid) if asked.patch else Vocabulary(asked.codes, grid, grid)
-    )
+    recipe, grid = asked.recipe, asked.recipe.grid or plans.PAPER_VOCABULARY.rows
+    codes = Vocabulary(recipe.codebook_size or plans.PAPER_VOCABULARY.codebook_size, grid, grid)
+    layout: Layout = codes
+    target = None
+    if recipe.reads.startswith("patches"):
+        layout = PatchGrid(asked.patch, grid, grid)
+        target = codes if recipe.reads == "patches_to_codes" else None
     datasets, targets = (
         [TokenDataset(path) for path in paths] for paths in (recipe.data, recipe.targets)
     )
-    target = targets[0].vocabulary if targets else None
-    print(make_plan(recipe, asked.gpus, asked.gpu, datasets, layout, target).text())
+    if datasets:
+        target = targets[0].vocabulary if targets else None
+    mixture = plans.imagenet() if name.startswith("imagenet") else ()
+    found = plans.plan(recipe, asked.gpus, asked.gpu, datasets, layout, target, mixture)
+    print(found.text())
 
 
 COMMANDS: dict[str, Command] = {

@@ -60,3 +60,10 @@ class Item:
     label: str | None = None
     split: str | None = None
     source: str = ""
+
+    @property
+    def group(self) -> str:
+        """What it stays together with when items are held out: its file's key, of a segment."""
+        if self.location.start is None and self.location.end is None:
+            return self.key
+        return self.key.rpartition("@")[0] or self.location.path

@@ -119,6 +119,10 @@ class View:
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"ratio {self.ratio}: two positive numbers, the smaller one first")
 
+    def without_crops(self) -> "View":
+        """The same frames at the same size, of the square in the middle."""
+        return View(self.stride, self.size, self.step, self.rate)
+
     def places(self, key: int) -> tuple[Place, ...]:
         """Which parts of an item are kept; `key` is its hash."""
         if not self.crops:

@@ -85,7 +85,7 @@ class PatchLlama(Backbone):
         super().__init__(size)
         self.patch, self.vocabulary = patch, vocabulary
         self.model = PatchTrunk(size, self.values)
-        self.head = nn.Linear(size.width, vocabulary or self.values)
+        self.head = nn.Linear(size.width, self.values if vocabulary is None else vocabulary)
         self.ends = self.values + self.head.out_features
         self.init_weights()
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toto.config import from_dict, read_json, to_dict, write_json
-from toto.errors import UserError
+from toto.errors import UserError, positive
 from toto.files import folder_atomically
 from toto.models.llama import Llama
 from toto.models.mup import fold
@@ -325,6 +325,8 @@ def _patches_config(model: PatchLlama) -> dict[str, Any]:
 def _patch_model(config: dict[str, Any], path: Path) -> PatchLlama:
     size = from_dict(LlamaSize, config.get("size"), str(path))
     patch, rows = config.get("patch"), config.get("vocabulary")
-    if type(patch) is not int or type(rows or 0) is not int or type(config.get("toto")) is not dict:
+    is_whole = rows is None or type(rows) is int
+    if type(patch) is not int or not is_whole or type(config.get("toto")) is not dict:
         raise UserError(f"{path} is damaged: patch {patch!r}, vocabulary {rows!r}")
+    positive(patch=patch, vocabulary=rows)
     return PatchLlama(size, patch, rows)

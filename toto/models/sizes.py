@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from toto.errors import UserError, at_least
+from toto.errors import UserError, at_least, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,15 @@ class LlamaSize:
     """width at which muP equals the standard parametrisation; None: standard at every width"""
 
     def __post_init__(self) -> None:
-        if self.mup_base is not None:
-            at_least(1, mup_base=self.mup_base)
+        at_least(
+            1, width=self.width, layers=self.layers, heads=self.heads, mlp_width=self.mlp_width
+        )
+        positive(
+            rope_base=self.rope_base,
+            norm_eps=self.norm_eps,
+            init_std=self.init_std,
+            mup_base=self.mup_base,
+        )
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UserError(
                 f"width {self.width} with {self.heads} heads: the width of a head must be even"

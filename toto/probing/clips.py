@@ -205,34 +205,56 @@ def probe_splits(
 ) -> tuple[Items, Items, Items, list[str]]:
     """Items to train on, training items to choose by, items to test on, and the classes.
 
-    They are of one kind. The test items are those of the split "test", or where it has none or no
-    labels those of "validation"; of a data set of its own for the `test` that names no splits, all.
-    Where a file is `left_out`, they are its items, and all others are trained on and chosen by.
+    They are of one kind, and segments of a file are chosen by together. The test items are those of
+    the split "test", or where it has none or no labels those of "validation"; of a data set of its
+    own for the `test` that names no splits, all. Where a file is `left_out`, they are its items,
+    and all others are trained on and chosen by.
 
     Raises:
-        UserError: one of the three is empty, or labels are missing.
+        UserError: one of the three is empty, a test item is trained on, or labels are missing.
     """
     asked = test or dataset
     if left_out is None:
-        train = _train_rows(dataset, fraction, kind, is_whole=test is not None)
-        test_rows = _test_rows(asked, fraction, kind, is_whole=test is not None)
+        rows, is_spared = _test_rows(asked, fraction, kind, is_whole=test is not None)
+        train = _train_rows(dataset, fraction, kind, is_whole=not is_spared)
     else:
         every = _of_kind(dataset, np.arange(len(dataset)), kind)
         is_tested = dataset.matching("path", lambda paths: paths == left_out)[every]
-        train, test_rows = every[~is_tested], every[is_tested]
-    chosen_by = split_values(dataset.column("hash")[train], "choose") < fraction
-    for source, rows, least, what in (
+        train, rows = every[~is_tested], every[is_tested]
+    _check_apart(dataset, train, asked, rows)
+    chosen_by = _chosen_by(dataset.column("group")[train], fraction)
+    for source, part, least, what in (
         (dataset, train[~chosen_by], 2, "to train on"),
-        (dataset, train[chosen_by], 1, "to choose by"),
-        (asked, test_rows, 1, "to test on"),
+        (dataset, train[chosen_by], 1, f"to choose by, at held_out {fraction:g}"),
+        (asked, rows, 1, "to test on"),
     ):
-        if len(rows) < least:
+        if len(part) < least:
             raise UserError(f"{source.folder} has too few labelled {kind}s {what}")
     classes = class_names(items_of(dataset, train, frames))
     kept, chosen = (
-        items_of(dataset, rows, frames) for rows in (train[~chosen_by], train[chosen_by])
+        items_of(dataset, part, frames) for part in (train[~chosen_by], train[chosen_by])
     )
-    return kept, chosen, items_of(asked, test_rows, frames), classes
+    return kept, chosen, items_of(asked, rows, frames), classes
+
+
+def _chosen_by(groups: UInt64[np.ndarray, " items"], fraction: float) -> Bool[np.ndarray, " items"]:
+    """Which training items are held out: a part of the groups, but at least one of them."""
+    values = split_values(groups, "choose")
+    return values < max(fraction, np.nextafter(values.min(initial=1.0), 2))
+
+
+def _check_apart(
+    dataset: TokenDataset, train: np.ndarray, tested: TokenDataset, rows: np.ndarray
+) -> None:
+    """Refuse test items that are trained on, of the same place in the same file."""
+    own, its = dataset.column("hash")[train], tested.column("hash")[rows]
+    seen = {item.location for item in dataset.items(train[np.isin(own, its)])}
+    both = [item for item in tested.items(rows[np.isin(its, own)]) if item.location in seen]
+    if both:
+        raise UserError(
+            f"{len(both)} items of {tested.folder}, like {both[0].key}, are trained on in "
+            f"{dataset.folder}"
+        )
 
 
 def _rows(dataset: TokenDataset, split: str, fraction: float, kind: Kind) -> np.ndarray:
@@ -249,12 +271,17 @@ def _train_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bo
     return _of_kind(dataset, np.flatnonzero(wanted), kind)
 
 
-def _test_rows(dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool) -> np.ndarray:
+def _test_rows(
+    dataset: TokenDataset, fraction: float, kind: Kind, is_whole: bool
+) -> tuple[np.ndarray, bool]:
+    """The first crops of the test items, and whether the training items must spare them."""
     if is_whole and not dataset.encoded("split")[0]:
-        return _of_kind(dataset, np.arange(len(dataset)), kind)
+        return _of_kind(dataset, np.arange(len(dataset)), kind), False
     test = _rows(dataset, "test", fraction, kind)
     _, labels = dataset.encoded("label")
-    return test if (labels[test] >= 0).any() else _rows(dataset, "validation", fraction, kind)
+    if (labels[test] >= 0).any():
+        return test, False
+    return _rows(dataset, "validation", fraction, kind), not is_whole
 
 
 def _of_kind(dataset: TokenDataset, rows: np.ndarray, kind: Kind) -> np.ndarray:

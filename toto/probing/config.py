@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from toto.errors import at_least
+from toto.errors import at_least, fraction, positive
 from toto.media.view import View
 from toto.training.config import Loop
 
@@ -87,6 +87,15 @@ class ProbeTraining:
             test_clips=self.test_clips,
         )
         at_least(2, batch=self.batch)  # batch norm needs two
+        fraction(held_out=self.held_out)
+        positive(
+            learning_rates=min(self.learning_rates),
+            heads=self.heads,
+            trunk_learning_rate=self.trunk_learning_rate,
+            trunk_layer_decay=self.trunk_layer_decay,
+            rope_base=self.rope_base,
+        )
+        at_least(0, weight_decays=min(self.weight_decays))
 
     @property
     def grid(self) -> list[tuple[float, float]]:

@@ -45,9 +45,9 @@ def _none(layers: str, count: int) -> list[int]:
 class FrozenFeatures:
     """Hidden states of clips at the places of their grid, by layer name.
 
-    They are computed when they are asked for; those of clips that are kept are computed once, and
-    held in bf16. They are given in fp32, or where that need not be `exact`, in the precision that
-    the encoder computes in.
+    They are computed when they are asked for; those of clips that are kept are computed once. They
+    are given in fp32, or where that need not be `exact`, in the precision that the encoder computes
+    in.
     """
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], exact: bool = True) -> None:
@@ -73,14 +73,14 @@ class FrozenFeatures:
         keep all.
         """
         shape = self._shape(clips)
-        size = len(clips) * len(self.layers) * prod(shape) * 2
+        size = len(clips) * len(self.layers) * prod(shape) * self.dtype.itemsize
         if size > limit:
             return
-        kept = {str(i): torch.zeros(len(clips), *shape, dtype=torch.bfloat16) for i in self.layers}
+        kept = {str(i): torch.zeros(len(clips), *shape, dtype=self.dtype) for i in self.layers}
         mine = world.part(len(clips))
         for some in mine.split(batch):
             for name, hidden in self._compute(clips[some]).items():
-                kept[name][some] = hidden.to("cpu", torch.bfloat16)
+                kept[name][some] = hidden.cpu()
             advance(len(some))
         for states in kept.values():
             total(world, states.view(torch.uint8))  # others' are zero
@@ -91,7 +91,7 @@ class FrozenFeatures:
         if not self._kept:
             return self._compute(clips)
         places = torch.from_numpy(np.searchsorted(self._rows, clips.rows))
-        return {name: x[places].to(self.device, self.dtype) for name, x in self._kept.items()}
+        return {name: x[places].to(self.device) for name, x in self._kept.items()}
 
     def _shape(self, clips: Clips) -> torch.Size:
         """Of one clip's states."""

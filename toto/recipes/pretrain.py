@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from toto.models.sizes import A1, A2, A3, A4, A5, A6, BASE, LARGE, ONE_B, LlamaSize
-from toto.training.config import AdamW, Loop, Pretrain
+from toto.training.config import AdamW, Loop, Pretrain, Reads
 
 
 def demo() -> Pretrain:
@@ -95,6 +95,7 @@ def base_256() -> Pretrain:
         loop=Loop(steps=13_600),
         optimizer=AdamW(warmup_steps=500),
         frames=4,
+        grid=32,
     )
 
 
@@ -184,11 +185,19 @@ def a6() -> Pretrain:
 _EPOCHS, _IMAGES = 400, 13_900_000  # of ImageNet as the paper counts it (Table 2)
 
 
-def _of_imagenet(frames: int) -> Pretrain:
+def _of_imagenet(
+    reads: Reads, codebook_size: int | None = None, frames: int = 16, grid: int = 16
+) -> Pretrain:
     """Toto-large for 400 epochs of sequences of so many images."""
-    recipe = replace(large(), frames=frames)
-    steps = -(-_EPOCHS * _IMAGES // (recipe.batch * frames))
-    return replace(recipe, loop=replace(recipe.loop, steps=steps))
+    recipe = large()
+    return replace(
+        recipe,
+        loop=replace(recipe.loop, steps=-(-_EPOCHS * _IMAGES // (recipe.batch * frames))),
+        reads=reads,
+        codebook_size=codebook_size,
+        frames=frames,
+        grid=grid,
+    )
 
 
 def imagenet_dvae_16() -> Pretrain:
@@ -200,7 +209,7 @@ def imagenet_dvae_16() -> Pretrain:
     1,357,422 steps are 400 epochs of 13.9M images, 16 in each of 256 sequences. About 12 days on
     8 H100, reckoned from a step's measured time. Not run by us.
     """
-    return _of_imagenet(16)
+    return _of_imagenet("codes", 8192)
 
 
 def imagenet_dvae_32() -> Pretrain:
@@ -209,7 +218,7 @@ def imagenet_dvae_32() -> Pretrain:
     As `imagenet_dvae_16`, with sequences of 4 images, thus 4 times the steps. About 48 days on
     8 H100. Not run by us.
     """
-    return _of_imagenet(4)
+    return _of_imagenet("codes", 8192, frames=4, grid=32)
 
 
 def imagenet_vqgan_1k() -> Pretrain:
@@ -217,7 +226,7 @@ def imagenet_vqgan_1k() -> Pretrain:
 
     As `imagenet_dvae_16`, time and all, on other data. Not run by us.
     """
-    return _of_imagenet(16)
+    return _of_imagenet("codes", 1024)
 
 
 def imagenet_vqgan_16k() -> Pretrain:
@@ -225,7 +234,7 @@ def imagenet_vqgan_16k() -> Pretrain:
 
     As `imagenet_dvae_16`, with twice its rows of logits. Not run by us.
     """
-    return _of_imagenet(16)
+    return _of_imagenet("codes", 16_384)
 
 
 def imagenet_patch_patch() -> Pretrain:
@@ -234,7 +243,7 @@ def imagenet_patch_patch() -> Pretrain:
     As `imagenet_dvae_16`, on pixels: a linear embedding, and the squared error of the next patch by
     its own mean and deviation. Not run by us.
     """
-    return _of_imagenet(16)
+    return _of_imagenet("patches")
 
 
 def imagenet_patch_dvae() -> Pretrain:
@@ -243,7 +252,7 @@ def imagenet_patch_dvae() -> Pretrain:
     As `imagenet_patch_patch`, on pixels of 128 px in patches of 8 px, and with
     `--targets IMAGENET_CODES`, the codes of the same frames. Not run by us.
     """
-    return _of_imagenet(16)
+    return _of_imagenet("patches_to_codes", 8192)
 
 
 def imagenet_dvae_16_to_32() -> Pretrain:
@@ -255,7 +264,7 @@ def imagenet_dvae_16_to_32() -> Pretrain:
     The paper: 63.2 %. Its compute says 50 epochs (`--steps 680000`), see `base_256`. About 3 hours
     on 8 H100, reckoned from a step's measured time. Not run by us.
     """
-    return replace(large_256(), model=large().model)
+    return replace(imagenet_dvae_16_to_32_50k(), model=LARGE)
 
 
 def imagenet_dvae_16_to_32_50k() -> Pretrain:
@@ -263,15 +272,24 @@ def imagenet_dvae_16_to_32_50k() -> Pretrain:
 
     As `imagenet_dvae_16_to_32`. Not run by us.
     """
-    return large_256()
+    return replace(large_256(), reads="codes", codebook_size=8192)
 
 
-def _of_world(frames: int) -> Pretrain:
+def _of_world(
+    reads: Reads, codebook_size: int | None = None, frames: int = 16, grid: int = 8
+) -> Pretrain:
     """The model of `demo` for four epochs of 3,200 pictures."""
-    recipe = replace(demo(), curriculum=(), frames=frames)
-    steps = 800 * 16 // frames
+    recipe, steps = demo(), 800 * 16 // frames
     loop = replace(recipe.loop, steps=steps, validate_every=steps // 3, checkpoint_every=steps // 3)
-    return replace(recipe, loop=loop)
+    return replace(
+        recipe,
+        loop=loop,
+        curriculum=(),
+        reads=reads,
+        codebook_size=codebook_size,
+        frames=frames,
+        grid=grid,
+    )
 
 
 def demo_dvae_8() -> Pretrain:
@@ -279,7 +297,7 @@ def demo_dvae_8() -> Pretrain:
 
     A minute of one CPU core.
     """
-    return _of_world(16)
+    return _of_world("codes", 256)
 
 
 def demo_dvae_16() -> Pretrain:
@@ -287,27 +305,27 @@ def demo_dvae_16() -> Pretrain:
 
     As many epochs, four times as long.
     """
-    return _of_world(4)
+    return _of_world("codes", 256, frames=4, grid=16)
 
 
 def demo_vqgan_256() -> Pretrain:
     """Twin of `imagenet_vqgan_1k`: 8x8 codes of 64 px, 256 of them."""
-    return _of_world(16)
+    return _of_world("codes", 256)
 
 
 def demo_vqgan_1k() -> Pretrain:
     """Twin of `imagenet_vqgan_16k`: 8x8 codes of 64 px, 1,024 of them."""
-    return _of_world(16)
+    return _of_world("codes", 1024)
 
 
 def demo_patch_patch() -> Pretrain:
     """Twin of `imagenet_patch_patch`: 8x8 patches of 64 px."""
-    return _of_world(16)
+    return _of_world("patches")
 
 
 def demo_patch_dvae() -> Pretrain:
     """Twin of `imagenet_patch_dvae`: 8x8 patches of 64 px, and their codes as `--targets`."""
-    return _of_world(16)
+    return _of_world("patches_to_codes", 256)
 
 
 def demo_dvae_8_to_16() -> Pretrain:

@@ -22,7 +22,7 @@ from toto.studies.speed import Speed, known_by, speed_of
 from toto.tokens.loader import freeze
 from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Layout, Vocabulary
 from toto.training.config import Pretrain
 
 # The part of a GPU's memory to fill: the rest is CUDA's own and lost between tensors. A run that
@@ -32,9 +32,6 @@ USABLE = 0.95
 ON_NODE = 8  # GPUs of a machine
 
 CODE_BYTES = 2  # of a stored code, uint16
-
-Layout = Vocabulary | PatchGrid
-"""How frames become sequences: of tokens, or of patches."""
 
 PAPER_VOCABULARY = Vocabulary(8192, 16, 16)
 
@@ -65,6 +62,11 @@ def paper_mixture(frames: int) -> tuple[Source, ...]:
         Source("Ego4D", "video", 1, 103e9 / clip),
         Source("HowTo100M", "video", 6, 2560e9 / clip),
     )
+
+
+def imagenet() -> tuple[Source, ...]:
+    """The images of Toto, Table 2, alone."""
+    return paper_mixture(1)[:1]
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Plan:
 
     @property
     def _unit(self) -> str:
-        return "codes" if isinstance(self.layout, Vocabulary) else "patches"
+        return "patches" if isinstance(self.layout, PatchGrid) else "codes"
 
     def _stored(self) -> str:
         if isinstance(self.layout, PatchGrid):
@@ -242,11 +244,12 @@ def plan(
     datasets: Sequence[TokenDataset] = (),
     layout: Layout = PAPER_VOCABULARY,
     target: Vocabulary | None = None,
+    mixture: Sequence[Source] = (),
 ) -> Plan:
     """Plan a run of `recipe` on `gpus` GPUs of a kind.
 
-    On data sets; without any on the paper's mixture, in frames of `layout`. What patches predict
-    are the tokens of `target`, or else patches.
+    On data sets; without any on a `mixture`, by default the paper's, in frames of `layout`. What
+    patches predict are the tokens of `target`, or else patches.
 
     Raises:
         UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
@@ -256,7 +259,7 @@ def plan(
     _check_batch(recipe, gpus)
     if recipe.loop.precision == "fp32":
         raise UserError("precision fp32: plans are for bf16, whose speed was measured")
-    sources = paper_mixture(recipe.frames)
+    sources = tuple(mixture) or paper_mixture(recipe.frames)
     if datasets:
         sources, layout = _sources(recipe, datasets), datasets[0].layout
     ends = _ends(recipe.model, layout, target)
@@ -271,7 +274,7 @@ def plan(
         ends=ends,
         data="your data sets"
         if datasets
-        else "the paper's mixture and sizes, at stride 4 (Table 2)",
+        else f"the paper's {'ImageNet' if mixture else 'mixture'} and sizes, at stride 4 (Table 2)",
         drawn=drawn,
         tokens=tokens,
         flops=flops,
@@ -290,14 +293,15 @@ def plan(
 
 
 def _ends(size: LlamaSize, layout: Layout, target: Vocabulary | None) -> Ends:
-    if isinstance(layout, Vocabulary):
-        return token_ends(size, layout.size)
-    return patch_ends(size, layout.values, target.size if target else layout.values)
+    if isinstance(layout, PatchGrid):
+        return patch_ends(size, layout.values, target.size if target else layout.values)
+    assert isinstance(layout, Vocabulary)
+    return token_ends(size, layout.size)
 
 
 def _bytes_of(layout: Layout) -> int:
     """Of a stored code, or patch."""
-    return CODE_BYTES if isinstance(layout, Vocabulary) else layout.values
+    return layout.values if isinstance(layout, PatchGrid) else CODE_BYTES
 
 
 def _shards(recipe: Pretrain, gpus: int) -> int:

@@ -7,7 +7,6 @@ chosen on held-out training items, for each contestant and seed; the test items 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toto.api import Toto
-from toto.config import begin, to_dict, write_json
+from toto.config import begin, differences, to_dict, write_json
 from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
@@ -26,13 +25,12 @@ from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.studies.config import RepresentationStudy
 from toto.studies.representation_plot import draw_layers
 from toto.tasks.recognition import Question, recognise
-from toto.tasks.results import ProbeResult
+from toto.tasks.results import RESAMPLES, ProbeResult, quantiles
 from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind, Vocabulary
 
 TRUNK = "pre-trained"
-_RESAMPLES, _TAIL = 2000, 0.025
 
 
 class CodeEncoder:
@@ -134,6 +132,13 @@ def study_representations(
             was begun otherwise.
     """
     model, layout = _comparable(loaded, dataset, pixels)
+    heads = study.probes.heads or model.size.heads
+    _check_heads(heads, model, dataset.vocabulary, layout)
+    config = replace(study.probes, heads=heads)
+    if config.trunk_update != "none" or config.rope_base is not None:
+        raise UserError(
+            "trunk_update and rope_base change a trunk: this study compares it as it is"
+        )
     begin(out / "config.json", to_dict(study))
     kind: Kind = "video" if "video" in dataset.encoded("kind")[0] else "image"
     frames = loaded.frames if kind == "video" else 1
@@ -143,14 +148,10 @@ def study_representations(
     readings: dict[str, list[_Reading]] = {}
     for name, seed, encoder in _contestants(model, dataset.vocabulary, layout, study):
         asked = pixels if isinstance(encoder, PixelEncoder) else dataset
-        config = replace(
-            study.probes, seed=seed, heads=gcd(study.probes.heads or encoder.heads, encoder.width)
-        )
         parts = []
         for number, fold in enumerate(folds):
-            question = Question(
-                encoder, asked, kind, frames, config, left_out=fold, yardsticks=False
-            )
+            own = replace(config, seed=seed)
+            question = Question(encoder, asked, kind, frames, own, left_out=fold, pixels=False)
             place = out / name / f"seed-{seed}" / f"fold-{number}"
             parts.append((recognise(question, place), place / "test.parquet"))
         readings.setdefault(name, []).append(_Reading.of(parts))
@@ -172,7 +173,24 @@ def _comparable(
         )
     if not isinstance(loaded.model, Llama):
         raise UserError(f"{loaded.folder} reads patches: this study is of models of tokens")
+    own, other = (
+        {"grid": read.info["grid"], **to_dict(read.view.without_crops())}
+        for read in (dataset, pixels)
+    )
+    if different := differences(other, own):
+        raise UserError(f"{pixels.folder} has {'; '.join(different)} of {dataset.folder}")
     return loaded.model, layout
+
+
+def _check_heads(heads: int, model: Llama, codes: Vocabulary, pixels: PatchGrid) -> None:
+    """All contestants have probes of as many heads."""
+    widths = {TRUNK: model.size.width, "codes": codes.codebook_size, "pixels": pixels.values}
+    for name, width in widths.items():
+        if width % heads:
+            raise UserError(
+                f"{heads} probe heads do not divide the {width} channels of {name}: choose heads "
+                f"that divide {', '.join(map(str, widths.values()))}"
+            )
 
 
 def _contestants(
@@ -243,9 +261,9 @@ def _compare(readings: dict[str, list[_Reading]], by_file: bool) -> Representati
             chosen=[reading.chosen for reading in several],
             accuracies=[float(reading.right.mean()) for reading in several],
             accuracy=float(right[name].mean()),
-            interval=_interval(drawn[name]),
+            interval=quantiles(drawn[name]),
             lead=float(right[TRUNK].mean() - right[name].mean()),
-            lead_interval=_interval(drawn[TRUNK] - drawn[name]),
+            lead_interval=quantiles(drawn[TRUNK] - drawn[name]),
         )
         for name, several in readings.items()
     ]
@@ -258,10 +276,5 @@ def _resampled(
     """Means of the values over as many units, drawn with replacement; always the same draws."""
     random = np.random.default_rng(0)
     sums, counts = np.bincount(units, values), np.bincount(units)
-    weights = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), _RESAMPLES)
+    weights = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
     return (weights @ sums) / (weights @ counts)
-
-
-def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    low, high = np.quantile(values, (_TAIL, 1 - _TAIL))
-    return float(low), float(high)

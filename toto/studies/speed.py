@@ -5,8 +5,7 @@ from math import log10
 
 from toto.models.cost import gpu_named, training_flops
 from toto.models.sizes import BASE, LARGE, LlamaSize
-from toto.tokens.patches import PatchGrid
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Layout, Vocabulary
 from toto.training.config import Pretrain
 
 
@@ -55,9 +54,7 @@ class Speed:
     """operations on a token over those of the basis"""
 
 
-def speed_of(
-    recipe: Pretrain, layout: Vocabulary | PatchGrid, flops: float, gpu: str, compiled: bool
-) -> Speed:
+def speed_of(recipe: Pretrain, layout: Layout, flops: float, gpu: str, compiled: bool) -> Speed:
     """The measured speed; else that at the MFU of the measured model nearest in operations.
 
     `flops` are the causal operations of a token: the work that is done.

@@ -20,7 +20,7 @@ from toto.probing.finetune.objective import Examples, FineTuning
 from toto.probing.trunk import trainable_copy
 from toto.progress import console
 from toto.tasks.paper import FINETUNED
-from toto.tasks.recognition import unread_items
+from toto.tasks.recognition import check_same_reading, unread_items
 from toto.tasks.results import confusion_matrix, heading, intervals, mean_per_class, span
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
@@ -73,7 +73,13 @@ class FineTuneResult:
 
 
 def finetune(
-    loaded: Toto, dataset: TokenDataset, kind: Kind, out: Path, config: FineTune, world: World
+    loaded: Toto,
+    dataset: TokenDataset,
+    kind: Kind,
+    out: Path,
+    config: FineTune,
+    world: World,
+    test: TokenDataset | None = None,
 ) -> FineTuneResult:
     """Fine-tune a copy of a model on the training clips and read the test clips once.
 
@@ -86,11 +92,13 @@ def finetune(
     """
     if not isinstance(loaded.model, Llama):
         raise UserError(f"{loaded.folder} reads patches: models that read tokens are fine-tuned")
+    check_same_reading(dataset, test or dataset)
     frames = 1 if kind == "image" else loaded.frames
     shares = shares_of(config.batch, config.micro_batch, "clips", world)
     question = {
         "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
+        "test": test and test.fingerprint,
         "kind": kind,
         "frames": frames,
         "finetuning": to_dict(config),
@@ -99,16 +107,16 @@ def finetune(
         in_turn(world, lambda: begin(out / "config.json", question))
         if (out / "result.json").exists():
             return from_dict(FineTuneResult, read_json(out / "result.json", "a result"), str(out))
-        *items, classes = probe_splits(dataset, config.held_out, frames, kind)
-        parts = training, watched, test = _examples(items, classes, config)
+        *items, classes = probe_splits(dataset, config.held_out, frames, kind, test)
+        parts = training, watched, tested = _examples(items, classes, config)
         trunk = trainable_copy(loaded.model, config.rope_base)
         objective = FineTuning(config, trunk, classes, training, watched, dataset, frames)
         if world.is_first:
             console.print(shares)
         loop = config.loop(len(training.labels), str(loaded.device))
         train(objective, loop, out, "fine-tune", world)
-        guesses = _read(objective, test, loaded.device, world)
-        result = _result(guesses, parts, classes, config, kind, unread_items(dataset))
+        guesses = _read(objective, tested, loaded.device, world)
+        result = _result(guesses, parts, classes, config, kind, unread_items(dataset, test))
         if world.is_first:
             write_json(out / "result.json", result)
         wait(world)

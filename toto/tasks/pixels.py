@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from toto.errors import MediaError
 from toto.media.video import read_clip
 from toto.probing.clips import Clips
 from toto.training.parallel import World, all_of
@@ -18,12 +19,24 @@ def pixels_of(
     """The clips' frames, average-pooled to one colour for each place of the grid.
 
     Processes share the reading, and all get all.
+
+    Raises:
+        MediaError: a clip's file cannot be read, in all processes.
     """
-    pooled = []
+    pooled: list[Tensor] = []
+    unread = None
     for clip in world.part(len(clips)).tolist():
-        pooled.append(_pooled(clips[clip : clip + 1]))
+        try:
+            pooled.append(_pooled(clips[clip : clip + 1]))
+        except MediaError as error:
+            unread = f"{clips[clip : clip + 1].items[0].path}: {error}"
+            break
         advance(world.size)
-    return torch.stack([clip for part in all_of(world, pooled) for clip in part])
+    parts = all_of(world, (pooled, unread))
+    for _, reason in parts:
+        if reason is not None:
+            raise MediaError(reason)
+    return torch.stack([clip for part, _ in parts for clip in part])
 
 
 def _pooled(clip: Clips) -> Float[Tensor, "positions 3"]:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from toto.config import begin, from_dict, read_json, to_dict, write_json
-from toto.errors import UserError
+from toto.config import begin, differences, from_dict, read_json, to_dict, write_json
+from toto.errors import MediaError, UserError
 from toto.files import file_atomically
 from toto.models.llama import Llama
 from toto.models.saved import save_model
@@ -25,7 +25,7 @@ from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
 from toto.probing.probes import Features, Labelled, Probes
 from toto.probing.trunk import next_token_phase, trainable_copy
-from toto.progress import progress
+from toto.progress import console, progress
 from toto.tasks.paper import PAPER
 from toto.tasks.pixels import pixels_of
 from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, mean_per_class
@@ -35,7 +35,7 @@ from toto.training.adopt import details_of
 from toto.training.device import pick_precision
 from toto.training.loop import train
 from toto.training.objectives.base import Phase
-from toto.training.parallel import ALONE, World, in_turn, one_writer, wait
+from toto.training.parallel import ALONE, World, all_of, in_turn, one_writer, wait
 
 Guesses = dict[str, Tensor]
 Build = dict[str, Callable[[], Bank]]
@@ -55,8 +55,8 @@ class Question:
     """what is tested on, where that is a data set of its own"""
     left_out: str | None = None
     """the file whose items alone are tested on, whatever their split, and not trained on"""
-    yardsticks: bool = True
-    """whether pixels are probed, too"""
+    pixels: bool = True
+    """whether the pictures are decoded and probed, too"""
 
     def __post_init__(self) -> None:
         if self.encoder.width % self.heads:
@@ -68,13 +68,7 @@ class Question:
         )
         if self.changes_trunk and not reads_tokens:
             raise UserError("trunk_update and rope_base are for models that read tokens")
-        for name in ("tokenizer", "grid"):
-            own, its = self.dataset.info[name], self.tested.info[name]
-            if own != its:
-                raise UserError(
-                    f"{self.tested.folder} has {name} {its}, {self.dataset.folder} has {own}: "
-                    "what is trained on and what is tested on must agree"
-                )
+        check_same_reading(self.dataset, self.tested)
 
     @property
     def tested(self) -> TokenDataset:
@@ -100,6 +94,7 @@ class Question:
             "kind": self.kind,
             "frames": self.frames,
             "left_out": self.left_out,
+            "pixels": self.pixels,
             "training": to_dict(self.config),
         }
 
@@ -142,6 +137,9 @@ class _Recognition:
         self.parts: list[Items] = parts
         self.labels = [part.labels(self.classes) for part in parts]
         self.views = parts[2].views(self.config.test_clips)
+        batch = min(self.config.batch, len(parts[0]))
+        if batch < world.size:
+            raise UserError(f"{world.size} processes cannot share a batch of {batch} clips")
 
     def result(self) -> ProbeResult:
         """Train, choose and read."""
@@ -163,10 +161,10 @@ class _Recognition:
         held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
         guesses = self._read(probes, labelled[2], "test", knn)
         curves = {
-            probe: _curve(probe, layers, held_out, guesses, labelled[2], probes)
+            probe: _curve(probe, layers, held_out, guesses, labelled[2], probes, len(self.classes))
             for probe in (*self.config.probes, "knn")
         }
-        pixels = self._pixel_accuracies() if self.question.yardsticks else {}
+        pixels = self._pixel_accuracies() if self.question.pixels else {}
         return self._result(curves, guesses, pixels)
 
     def _labelled(self) -> tuple[list[Labelled], Passing]:
@@ -196,7 +194,7 @@ class _Recognition:
         clips = [(held_out, by.middle())]
         if not self.config.random_start and items.crops <= self.config.epochs:
             clips.insert(0, (training, items.every_crop()))
-        count, left = sum(len(some) for _, some in clips), _room()
+        count, left = sum(len(some) for _, some in clips), _room(self.world)
         with progress("features", count, "clips", shown=self.world.is_first) as advance:
             for features, some in clips:
                 features.keep(some, limit=left, world=self.world, advance=advance)
@@ -263,10 +261,14 @@ class _Recognition:
     def _pixel_accuracies(self) -> dict[str, float]:
         """Test accuracy of probes on pixels, by kind."""
         device, points = self.encoder.device, len(self.config.grid)
-        with progress(
-            "pixels", sum(map(len, self.parts)), "clips", shown=self.world.is_first
-        ) as advance:
-            pixels = [pixels_of(part.middle(), self.world, advance) for part in self.parts]
+        count = sum(map(len, self.parts))
+        try:
+            with progress("pixels", count, "clips", shown=self.world.is_first) as advance:
+                pixels = [pixels_of(part.middle(), self.world, advance) for part in self.parts]
+        except MediaError as error:
+            if self.world.is_first:
+                console.print(f"pixels are not probed: {error}")
+            return {}
         labelled = [
             Labelled(partial(_pixels, some, device), own)
             for some, own in zip(pixels, self.labels, strict=True)
@@ -330,6 +332,20 @@ class _Recognition:
             pq.write_table(pa.table(table), file)
 
 
+def check_same_reading(dataset: TokenDataset, tested: TokenDataset) -> None:
+    """Refuse to test on codes that are of other frames, or another tokenizer's, than trained on."""
+    own, its = (
+        {name: read.info[name] for name in ("tokenizer", "grid")}
+        | to_dict(read.view.without_crops())
+        for read in (dataset, tested)
+    )
+    if different := differences(its, own):
+        raise UserError(
+            f"{tested.folder} has {'; '.join(different)} of {dataset.folder}: what is trained on "
+            "and what is tested on must agree"
+        )
+
+
 def _reader(question: Question) -> tuple[Encoder, Llama | None]:
     """What is read, and if that is trained further the copy that is."""
     encoder, config = question.encoder, question.config
@@ -352,9 +368,12 @@ def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dic
     return found
 
 
-def _room() -> int:
-    """Bytes for states that are computed once and kept: a quarter of the memory that is free."""
-    return psutil.virtual_memory().available // 4
+def _room(world: World) -> int:
+    """Bytes for states that each process computes once and keeps, the same for all.
+
+    Together, those of a machine take a quarter of the memory that is free.
+    """
+    return min(all_of(world, psutil.virtual_memory().available)) // (4 * world.on_node)
 
 
 def _middle(features: FrozenFeatures, items: Items, rows: Tensor, turn: int) -> dict[str, Tensor]:
@@ -388,6 +407,7 @@ def _curve(
     guesses: Guesses,
     test: Labelled,
     probes: Probes,
+    classes: int,
 ) -> Curve:
     names = [f"{probe}/{layer}" for layer in range(layers)]
     chosen = probes.chosen()
@@ -396,14 +416,12 @@ def _curve(
     return Curve(
         held_out_accuracy=[held_out[name] for name in names],
         test_accuracy=[accuracy[name] for name in names],
-        test_top5=_top5(names, guesses, test.labels),
+        test_top5=_top5(names, guesses, test.labels) if classes > 5 else None,
         learning_rates=[rate for rate, _ in points],
         weight_decays=[decay for _, decay in points],
     )
 
 
-def _top5(names: list[str], guesses: Guesses, labels: Tensor) -> list[float] | None:
-    if any(guesses[name].shape[-1] < 5 for name in names):
-        return None
+def _top5(names: list[str], guesses: Guesses, labels: Tensor) -> list[float]:
     among = ((guesses[name][0] == labels[:, None]).any(-1) for name in names)
     return [float(right.double().mean()) for right in among]

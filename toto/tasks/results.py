@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 # Resamples of the test clips, and the part of them that an interval leaves out on each side.
-_RESAMPLES, _TAIL = 2000, 0.025
+RESAMPLES, _TAIL = 2000, 0.025
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,15 @@ def intervals(
     cells = np.stack((right, confusion.sum(1) - right))
     clips = int(cells.sum())
     random = np.random.default_rng(seed)
-    drawn = random.multinomial(clips, cells.ravel() / clips, _RESAMPLES).reshape(_RESAMPLES, 2, -1)
+    drawn = random.multinomial(clips, cells.ravel() / clips, RESAMPLES).reshape(RESAMPLES, 2, -1)
     right, totals = drawn[:, 0], drawn.sum(1)
     with np.errstate(invalid="ignore"):  # a class of few clips can miss a resample
         per_class = np.nanmean(right / totals, axis=1)
-    return _interval(right.sum(1) / clips), _interval(per_class)
+    return quantiles(right.sum(1) / clips), quantiles(per_class)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def quantiles(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """The middle 95 % of what resamples say."""
     low, high = np.quantile(values, (_TAIL, 1 - _TAIL))
     return float(low), float(high)
 

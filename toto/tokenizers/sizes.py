@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from toto.errors import UserError, at_least
+from toto.errors import UserError, at_least, within
 
 Precision = Literal["fp32", "bf16"]
+
+MOST_CODES = 2**16  # that a stored code, uint16, tells apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,17 @@ class DVAESize:
     """channels that the decoder embeds a code into"""
     patch: int = 1
     """side of the pixel patches that are folded into channels before the first convolution"""
+
+    def __post_init__(self) -> None:
+        within(1, MOST_CODES, codebook_size=self.codebook_size)
+        at_least(
+            1,
+            width=self.width,
+            groups=self.groups,
+            blocks=self.blocks,
+            decoder_input=self.decoder_input,
+            patch=self.patch,
+        )
 
     @property
     def downsample(self) -> int:
@@ -61,7 +74,18 @@ class VQGANSize:
     """side of the pixel patches that are folded into channels before the first convolution"""
 
     def __post_init__(self) -> None:
+        within(1, MOST_CODES, codebook_size=self.codebook_size)
         at_least(3, levels=min(self.levels, default=3))
+        at_least(
+            1,
+            code_width=self.code_width,
+            latent_width=self.latent_width,
+            width=self.width,
+            multipliers=min(self.multipliers, default=0),
+            blocks=self.blocks,
+            norm_groups=self.norm_groups,
+            patch=self.patch,
+        )
         if self.levels and prod(self.levels) != self.codebook_size:
             raise UserError(
                 f"levels {' '.join(map(str, self.levels))} make {prod(self.levels)} codes, not "

@@ -120,8 +120,6 @@ def _check(items: Sequence[Item], tokenizer: Tokenizer, folder: Path, settings: 
         raise UserError(
             f"size {settings.view.size}: {folder} needs a multiple of {tokenizer.downsample}"
         )
-    if tokenizer.codebook_size > 2**16:
-        raise UserError(f"{folder} has {tokenizer.codebook_size} codes: 65,536 at most")
     streamed = next((item for item in items if not item.location.is_random_access), None)
     if settings.online and streamed is not None:
         raise UserError(

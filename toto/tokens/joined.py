@@ -12,6 +12,8 @@ from toto.tokens.store import TokenDataset
 # What says that two rows are of the same pixels, however large their frames are.
 _SAME = ("frames", "crop_x", "crop_y", "crop_side")
 
+_FILE = ("path", "part")
+
 
 def join(pixels: TokenDataset, codes: TokenDataset) -> Int[np.ndarray, " rows"]:
     """For each row of `pixels`, the row of `codes` of the same item and crop.
@@ -43,6 +45,11 @@ def join(pixels: TokenDataset, codes: TokenDataset) -> Int[np.ndarray, " rows"]:
     for name in _SAME:
         same &= pixels.column(name) == codes.column(name)[rows]
     _check_rows(pixels, codes, same, "has other frames or another crop of")
+    if pixels.info["source"] != codes.info["source"]:
+        same = np.ones(len(rows), bool)
+        for name in _FILE:
+            same &= pixels.column(name) == codes.column(name)[rows]
+        _check_rows(pixels, codes, same, "was made of another file for")
     return rows
 
 

@@ -15,10 +15,9 @@ from toto.errors import UserError
 from toto.tokens.joined import join
 from toto.tokens.mixture import Entry, Manifest, Source, draw, places_of, split_values
 from toto.tokens.online import OnlineReader, Wanted
-from toto.tokens.patches import PatchGrid
 from toto.tokens.reading import Codes
 from toto.tokens.store import ItemRow, TokenDataset
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Layout, Vocabulary
 
 # Weights that are not given are shares of a block of about so many sequences.
 _BLOCK = 1000
@@ -31,9 +30,9 @@ def select(dataset: TokenDataset, split: str, fraction: float) -> Int[np.ndarray
     """Index rows of the items that belong to a split ("train", "validation" or "test").
 
     A data set that names splits is taken at its word ("val" is validation). Where it names no
-    validation, a hash of the key puts `fraction` of the training items there: at least one, which
-    in a data set too small for its fraction is the one with the smallest hash. As a data set grows
-    that one can go back to training; no item ever goes from training to validation.
+    validation, a hash of the key puts `fraction` of the training items there, segments of a file
+    together: at least one, which in a data set too small for its fraction has the smallest hash. As
+    a data set grows that one can go back to training; none ever goes from training to validation.
     """
     return np.flatnonzero(_chosen(dataset, split, fraction))
 
@@ -45,9 +44,9 @@ def _chosen(dataset: TokenDataset, split: str, fraction: float) -> Bool[np.ndarr
     train = _named("train", names, splits) if names else splits == -1
     if "val" in names:
         return train
-    held_out = dataset.matching("hash", lambda hashes: split_values(hashes) < fraction) & train
+    held_out = dataset.matching("group", lambda groups: split_values(groups) < fraction) & train
     if not held_out.any() and train.any():
-        values = split_values(dataset.column("hash"))
+        values = split_values(dataset.column("group"))
         lowest = values[train].min()
         held_out = train & (values == lowest) & (values[train].max() > lowest)
     return held_out if split == "validation" else train & ~held_out
@@ -108,10 +107,9 @@ class Sequences:
         sources = {entry.path: sources_of(opened[entry.path], *how) for entry in manifest.entries}
         self.datasets = [opened[entry.path] for entry in manifest.entries]
         self.targets = [opened[entry.target] for entry in manifest.entries if entry.target]
-        joined = {
-            e.path: join(opened[e.path], opened[e.target]) for e in manifest.entries if e.target
-        }
-        self._target_rows = [joined[entry.path] for entry in manifest.entries if joined]
+        pairs = [(entry.path, entry.target) for entry in manifest.entries if entry.target]
+        joined = {pair: join(*(opened[path] for path in pair)) for pair in set(pairs)}
+        self._target_rows = [joined[pair] for pair in pairs]
         self.sources = [sources[entry.path][entry.kind] for entry in manifest.entries]
         self._online = OnlineReader(manifest, self.datasets, self.sources, device, workers)
         self._page = lru_cache(maxsize=4)(self._plan)
@@ -124,7 +122,7 @@ class Sequences:
         self._online.close()
 
     @property
-    def layout(self) -> Vocabulary | PatchGrid:
+    def layout(self) -> Layout:
         """How frames become sequences: of tokens, or of patches."""
         return self.datasets[0].layout
 

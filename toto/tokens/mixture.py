@@ -244,16 +244,16 @@ def choose(
 
 
 def split_values(
-    hashes: UInt64[np.ndarray, " n"], purpose: str = "split"
+    groups: UInt64[np.ndarray, " n"], purpose: str = "split"
 ) -> Float[np.ndarray, " n"]:
-    """A number from 0 to 1 for each item, by its key alone: those below a fraction are held out.
+    """A number from 0 to 1 for each item, by its group alone: those below a fraction are held out.
 
     As nothing else has a part in it, an item stays on its side however its data set grows.
     """
     # 53 bits are what a float holds exactly.
-    return (_mix(hashes ^ np.uint64(key_of(purpose))) >> np.uint64(11)) * 2.0**-53
+    return (_mix(groups ^ np.uint64(key_of(purpose))) >> np.uint64(11)) * 2.0**-53
 
 
-def in_validation(key: str, fraction: float) -> bool:
-    """Whether the item of that key is for validation, where there is no index yet to ask."""
-    return bool(split_values(np.array([key_of("item", key)], np.uint64))[0] < fraction)
+def in_validation(group: str, fraction: float) -> bool:
+    """Whether items of a group are for validation, where there is no index yet to ask."""
+    return bool(split_values(np.array([key_of("item", group)], np.uint64))[0] < fraction)

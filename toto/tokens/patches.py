@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from toto.tokens.vocabulary import IMAGES, VIDEO, Kind
+from toto.tokens.vocabulary import IMAGES, VIDEO, Layout
 
 
 def patchify(
@@ -39,7 +39,7 @@ def unpatchify(
 
 
 @dataclass(frozen=True)
-class PatchGrid:
+class PatchGrid(Layout):
     """The patches of frames: for pixels what `Vocabulary` is for codes."""
 
     patch: int
@@ -52,25 +52,13 @@ class PatchGrid:
         """Values of a patch: three of each pixel."""
         return 3 * self.patch**2
 
-    @property
-    def frame(self) -> int:
-        """Patches of one frame."""
-        return self.rows * self.cols
-
-    def length(self, frames: int) -> int:
-        """Places of a sequence of `frames` frames: start and end are two of them."""
-        return frames * self.frame + 2
-
     def sequences(
         self,
         codes: UInt8[np.ndarray, "b frames 3 height width"],
         images: Bool[np.ndarray, " b"],
         lengths: Int[np.ndarray, " b"],
     ) -> UInt8[np.ndarray, "b positions values"]:
-        """The patches of clips, or of packed images where `images` says so.
-
-        Of `codes`, which are pixels, the first `lengths` frames count; the rest is padding.
-        """
+        """The patches of `codes`, which are pixels."""
         count, frames = codes.shape[:2]
         out = np.zeros((count, self.length(frames), self.values), np.uint8)
         out[:, 0] = np.where(images, IMAGES, VIDEO)[:, None]
@@ -79,14 +67,6 @@ class PatchGrid:
         for short in np.flatnonzero(lengths < frames):
             out[short, lengths[short] * self.frame + 1 :] = 0
         return out
-
-    def sequence(
-        self, codes: UInt8[np.ndarray, "_ 3 height width"], kind: Kind, frames: int
-    ) -> UInt8[np.ndarray, "positions values"]:
-        """The patches of one clip or of packed images, padded to the length of `frames` frames."""
-        padded = np.zeros((1, frames, *codes.shape[1:]), np.uint8)
-        padded[0, : len(codes)] = codes
-        return self.sequences(padded, np.array([kind == "image"]), np.array([len(codes)]))[0]
 
     def patches(self, pixels: UInt8[Tensor, "b frames 3 height width"]) -> UInt8[Tensor, "b t v"]:
         """Patches of whole frames in raster order, without start and end."""
@@ -100,7 +80,6 @@ class PatchGrid:
         return torch.from_numpy(frames).to(patches.device).unflatten(0, (len(patches), -1))
 
     def to_dict(self) -> dict[str, Any]:
-        """The layout as a saved model records it."""
         return {
             "patch": self.patch,
             "grid": [self.rows, self.cols],

@@ -155,6 +155,7 @@ def _row(item: Item, shard: int) -> dict[str, Any]:
         "label": item.label,
         "split": item.split,
         "hash": key_of("item", item.key),
+        "group": key_of("item", item.group),
         "crop": 0,
         "shard": shard,
         "first": 0,

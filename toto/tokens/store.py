@@ -30,9 +30,9 @@ from toto.media.item import Location
 from toto.media.view import Limits, View
 from toto.tokens.patches import PatchGrid
 from toto.tokens.reading import Codes, Each, Shards
-from toto.tokens.vocabulary import Vocabulary
+from toto.tokens.vocabulary import Layout, Vocabulary
 
-VERSION = 2
+VERSION = 3
 
 # The crops of an item stand in rows next to each other, crop 0 first, with the same frames.
 ROWS = pa.schema(
@@ -47,6 +47,7 @@ ROWS = pa.schema(
         ("split", pa.string()),
         ("kind", pa.string()),  # "video" or "image"
         ("hash", pa.uint64()),  # mixture.key_of("item", key)
+        ("group", pa.uint64()),  # the same of what stays together when items are held out
         ("crop", pa.int16()),  # number of the stored crop
         ("crop_x", pa.float32()),  # its box, in pixels of the upright picture
         ("crop_y", pa.float32()),
@@ -163,7 +164,7 @@ class TokenDataset:
         return bool(self.info["dtype"] == "uint8")
 
     @cached_property
-    def layout(self) -> Vocabulary | PatchGrid:
+    def layout(self) -> Layout:
         """How its frames become sequences: of tokens, or of patches."""
         rows, cols = self.info["grid"]
         size = self.info["settings"]["view"]["size"]

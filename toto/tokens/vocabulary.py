@@ -5,6 +5,7 @@ a video and 3 for images; end is 2; padding is 0; code `c` is token `c + 4` (Tot
 offset is this implementation's choice, since ids 1 to 3 are also codes).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +23,48 @@ TABLE_MULTIPLE = 128
 Kind = Literal["video", "image"]
 
 
+class Layout(ABC):
+    """How frames become sequences: of tokens, or of patches (see patches.py)."""
+
+    rows: int
+    cols: int
+
+    @property
+    def frame(self) -> int:
+        """Places of one frame."""
+        return self.rows * self.cols
+
+    def length(self, frames: int) -> int:
+        """Places of a sequence of `frames` frames: start and end are two of them."""
+        return frames * self.frame + 2
+
+    @abstractmethod
+    def sequences(
+        self,
+        codes: Shaped[np.ndarray, "b frames ..."],
+        images: Bool[np.ndarray, " b"],
+        lengths: Int[np.ndarray, " b"],
+    ) -> Shaped[np.ndarray, "b positions ..."]:
+        """Sequences of clips, or of packed images where `images` says so.
+
+        Of `codes`, or pixels, the first `lengths` frames count; the rest is padding.
+        """
+
+    def sequence(
+        self, codes: Shaped[np.ndarray, "_ ..."], kind: Kind, frames: int
+    ) -> Shaped[np.ndarray, "positions ..."]:
+        """One clip or packed images, padded to the length of `frames` frames."""
+        padded = np.zeros((1, frames, *codes.shape[1:]), codes.dtype)
+        padded[0, : len(codes)] = codes
+        return self.sequences(padded, np.array([kind == "image"]), np.array([len(codes)]))[0]
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The layout as a saved model records it."""
+
+
 @dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(Layout):
     """The tokens of one codebook on one grid."""
 
     codebook_size: int
@@ -35,25 +76,13 @@ class Vocabulary:
         """Rows of the embedding table: all ids, up to a multiple of 128."""
         return -(-(self.codebook_size + OFFSET) // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
-    @property
-    def frame(self) -> int:
-        """Tokens of one frame."""
-        return self.rows * self.cols
-
-    def length(self, frames: int) -> int:
-        """Tokens of a sequence of `frames` frames: start and end are two of them."""
-        return frames * self.frame + 2
-
     def sequences(
         self,
         codes: Integer[np.ndarray, "b frames rows cols"],
         images: Bool[np.ndarray, " b"],
         lengths: Int[np.ndarray, " b"],
     ) -> Int[np.ndarray, "b positions"]:
-        """The tokens of clips, or of packed images where `images` says so.
-
-        Of `codes` the first `lengths` frames count; the rest of the sequence is padding.
-        """
+        """Their tokens."""
         count, frames = codes.shape[:2]
         tokens = np.empty((count, self.length(frames)), np.int64)
         tokens[:, 0] = np.where(images, IMAGES, VIDEO)
@@ -64,14 +93,6 @@ class Vocabulary:
             tokens[short, end] = END
             tokens[short, end + 1 :] = PAD
         return tokens
-
-    def sequence(
-        self, codes: Integer[np.ndarray, "_ rows cols"], kind: Kind, frames: int
-    ) -> Int[np.ndarray, " positions"]:
-        """The tokens of one clip or of packed images, padded to the length of `frames` frames."""
-        padded = np.zeros((1, frames, *codes.shape[1:]), codes.dtype)
-        padded[0, : len(codes)] = codes
-        return self.sequences(padded, np.array([kind == "image"]), np.array([len(codes)]))[0]
 
     def tokens(self, codes: Int[Tensor, "b frames rows cols"]) -> Int[Tensor, "b t"]:
         """Tokens of whole frames in raster order, without start and end."""
@@ -94,7 +115,6 @@ class Vocabulary:
         return (ids >= OFFSET) & (ids < OFFSET + self.codebook_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """The layout as a saved model records it."""
         return {
             "codebook_size": self.codebook_size,
             "grid": [self.rows, self.cols],

@@ -1,6 +1,6 @@
 """A LLaMA that was trained elsewhere, on the tokens of a data set, as a saved model."""
 
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ from toto.tokens.store import TokenDataset
 
 
 def details_of(
-    dataset: TokenDataset, frames: int, target: TokenDataset | None = None
+    dataset: TokenDataset,
+    frames: int,
+    target: TokenDataset | None = None,
+    kinds: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """What a saved model says of what it reads, `dataset` in clips of up to `frames`, and predicts.
 
     Its tokens are under "vocabulary", patches under "patches"; tokens of a `target` that patches
-    predict under "target".
+    predict under "target". "kinds" are those of its sequences, by default all of the data set.
     """
     details = {
         "patches" if dataset.is_pixels else "vocabulary": dataset.layout.to_dict(),
         "frames": frames,
+        "kinds": sorted(dataset.encoded("kind")[0] if kinds is None else set(kinds)),
         # Stored crops are a matter of training alone.
-        "view": to_dict(replace(dataset.view, crops=0, seed=0)),
+        "view": to_dict(dataset.view.without_crops()),
         "tokenizer": dataset.info["tokenizer"],
     }
     if target is not None:

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from toto.errors import UserError, at_least
+from toto.errors import UserError, at_least, fraction, positive, within
 from toto.models.sizes import LlamaSize
 from toto.tokenizers.sizes import DVAESize, VQGANSize
 
 Precision = Literal["auto", "bf16", "fp32"]
 Sharding = Literal["none", "node", "all"]
+Reads = Literal["any", "codes", "patches", "patches_to_codes"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -31,6 +32,30 @@ class AdamW:
     """decay of matrices; vectors have none"""
     clip: float | None = 1.0
     """largest norm of the gradient"""
+
+    def __post_init__(self) -> None:
+        positive(eps=self.eps, clip=self.clip)
+        at_least(
+            0,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            weight_decay=self.weight_decay,
+        )
+        within(0, 1, final_fraction=self.final_fraction)
+        check_betas(self.betas)
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Refuse decays of AdamW's means that are none."""
+    for beta in betas:
+        fraction(betas=beta)
+
+
+def check_batch(batch: int, micro_batch: int) -> None:
+    """Refuse a batch that no number of micro-batches makes."""
+    at_least(1, batch=batch, micro_batch=micro_batch)
+    if batch % micro_batch:
+        raise UserError(f"batch {batch} is no multiple of micro_batch {micro_batch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +106,8 @@ class Loop:
             keep_checkpoints=self.keep_checkpoints,
         )
         at_least(0, skip_bad_steps=self.skip_bad_steps)
-        if not 0 <= self.recompute <= 1:
-            raise UserError(f"recompute {self.recompute}: a part of the blocks, from 0 to 1")
+        within(0, 1, recompute=self.recompute)
+        positive(keep_hours=self.keep_hours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +127,12 @@ class Pretrain:
     targets: tuple[Path, ...] = ()
     """token data sets of codes, one for each of data, which are of the same frames' pixels: patches
     then predict the next patch's code, and not its pixels"""
+    reads: Reads = "any"
+    """what data must hold: codes, patches, or patches_to_codes (patches, and codes as targets)"""
+    grid: int | None = None
+    """codes or patches a side of a frame that data must have; any where none is given"""
+    codebook_size: int | None = None
+    """codes of the tokenizer that data, or targets, must have; any where none is given"""
     weights: tuple[int, ...] = ()
     """sequences from each data set in every block of sum(weights); empty: in proportion to clips"""
     frames: int = 16
@@ -120,15 +151,9 @@ class Pretrain:
     """sequences of a validation"""
 
     def __post_init__(self) -> None:
-        at_least(
-            1,
-            frames=self.frames,
-            batch=self.batch,
-            micro_batch=self.micro_batch,
-            validation_sequences=self.validation_sequences,
-        )
-        if self.batch % self.micro_batch:
-            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        at_least(1, frames=self.frames, validation_sequences=self.validation_sequences)
+        within(0, 1, validation_fraction=self.validation_fraction)
+        check_batch(self.batch, self.micro_batch)
         if self.weights and len(self.weights) != len(self.data):
             raise UserError(f"{len(self.weights)} weights for {len(self.data)} data sets")
         if self.targets and len(self.targets) != len(self.data):
@@ -174,13 +199,12 @@ class TrainTokenizer:
         at_least(
             1,
             size=self.size,
+            stride=self.stride,
             pool=self.pool,
-            batch=self.batch,
-            micro_batch=self.micro_batch,
             validation_frames=self.validation_frames,
         )
-        if self.batch % self.micro_batch:
-            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        check_batch(self.batch, self.micro_batch)
+        fraction(held_out=self.held_out, ema_decay=self.ema_decay)
         if self.size % self.tokenizer.downsample:
             raise UserError(
                 f"size {self.size} is no multiple of the {self.tokenizer.downsample} pixels a code"
@@ -208,6 +232,18 @@ class TrainDVAE(TrainTokenizer):
     least_log_scale: float = -20.0
     """lower bound of the likelihood's log scale: a higher one keeps flat backgrounds, which can be
     predicted almost exactly, from outweighing everything else"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first, last = self.temperature
+        positive(temperature=min(first, last))
+        at_least(
+            0,
+            init_frames=self.init_frames,
+            kl_weight=self.kl_weight,
+            usage_weight=self.usage_weight,
+        )
+        at_least(1, temperature_steps=self.temperature_steps, kl_steps=self.kl_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,3 +273,20 @@ class TrainVQGAN(TrainTokenizer):
     """channels after its first convolution; each further one doubles them, up to eightfold"""
     discriminator_layers: int = 3
     """its convolutions that halve the resolution"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(
+            0,
+            perceptual_weight=self.perceptual_weight,
+            commitment_weight=self.commitment_weight,
+            codebook_weight=self.codebook_weight,
+            revive_every=self.revive_every,
+            adversarial_weight=self.adversarial_weight,
+        )
+        at_least(
+            1,
+            revive_frames=self.revive_frames,
+            discriminator_width=self.discriminator_width,
+            discriminator_layers=self.discriminator_layers,
+        )

@@ -68,8 +68,9 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
             kind = NextPatch if seen.datasets[0].is_pixels else NextToken
             objective = kind(config, seen, held_out)
             check_init_from(config, objective.model, objective.details)
+            in_turn(world, lambda: _begin(config, run, {"manifests": to_dict(manifests)}))
             if world.is_first:
-                console.print(shares)
+                console.print("\n".join([shares + _divided(config, world), *_paces(seen)]))
             train(objective, config.loop, run, "pre-train", world, profile)
 
 
@@ -93,18 +94,22 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
         train(objective, config.loop, run, "train tokenizer", world, profile)
 
 
-def resume(run: Path, workers: int = 2, profile: bool = False) -> None:
+def resume(
+    kind: type[Pretrain | TrainTokenizer], run: Path, workers: int = 2, profile: bool = False
+) -> None:
     """Continue the run in a folder from its config.json.
 
     Raises:
-        UserError: the folder is no run.
+        UserError: the folder is no run, or one of another kind.
     """
     values = read_json(run / "config.json", "a run")
     where = f"{run}/config.json"
     if values.get("kind") not in _KINDS or "recipe" not in values:
         raise UserError(f"{run} is no run that can be continued")
-    kind: type[Pretrain | TrainTokenizer] = _KINDS[values["kind"]]
-    recipe = from_dict(kind, values["recipe"], where)
+    its = _KINDS[values["kind"]]
+    if not issubclass(its, kind):
+        raise UserError(f"{run} is a run of another kind: {values['kind']}")
+    recipe = from_dict(its, values["recipe"], where)
     if isinstance(recipe, Pretrain):
         pretrain(recipe, run, workers, profile)
     else:
@@ -125,14 +130,37 @@ def shares_of(batch: int, micro_batch: int, what: str, world: World) -> str:
     return f"a step: {batch} {what} = {world.size} processes x {batch // each} x {micro_batch}"
 
 
+def _paces(sequences: Sequences) -> list[str]:
+    """Which data sets keep frames at another pace than the first, whose view the model records."""
+    first, lines = sequences.datasets[0], {}
+    for dataset in sequences.datasets:
+        its, own = (
+            {name: getattr(read.view, name) for name in ("stride", "step", "rate")}
+            for read in (dataset, first)
+        )
+        if different := differences(its, own):
+            lines[dataset.folder] = (
+                f"{dataset.folder}: {'; '.join(different)} of {first.folder}, as the model will say"
+            )
+    return list(lines.values())
+
+
+def _divided(config: Pretrain, world: World) -> str:
+    if config.loop.sharding == "none" or world.size > 1:
+        return ""
+    return f"; sharding {config.loop.sharding}: one process holds all"
+
+
 def _frozen(config: Pretrain, run: Path) -> _Manifests:
+    """The manifests that the run was begun with, or those to begin it with."""
     if (run / "config.json").exists():
         values = _begin(config, run, {})
         return from_dict(_Manifests, values["manifests"], f"{run}/config.json")
     datasets, targets = (
         [TokenDataset(path) for path in paths] for paths in (config.data, config.targets)
     )
-    manifests = _Manifests(
+    _check_reads(config, datasets, targets)
+    return _Manifests(
         *(
             freeze(
                 datasets,
@@ -146,8 +174,31 @@ def _frozen(config: Pretrain, run: Path) -> _Manifests:
             for split in ("train", "validation")
         )
     )
-    _begin(config, run, {"manifests": to_dict(manifests)})
-    return manifests
+
+
+def _check_reads(
+    config: Pretrain, datasets: list[TokenDataset], targets: list[TokenDataset]
+) -> None:
+    """Refuse data that are not those of a recipe that says which it is of."""
+    for dataset in datasets:
+        its = "patches" if dataset.is_pixels else "codes"
+        if config.reads not in ("any", its, f"{its}_to_codes"):
+            raise UserError(f"{dataset.folder} holds {its}, this recipe reads {config.reads}")
+        grid = [config.grid] * 2
+        if config.grid and dataset.info["grid"] != grid:
+            raise UserError(
+                f"{dataset.folder} has a grid of {dataset.info['grid']}, this recipe reads {grid}"
+            )
+    if (config.reads == "patches_to_codes") > bool(targets):
+        raise UserError("this recipe predicts codes of patches: give them as targets")
+    if config.reads == "patches" and targets:
+        raise UserError("this recipe predicts patches: give no targets")
+    for dataset in targets or datasets:
+        size = dataset.info["codebook_size"]
+        if config.codebook_size and size != config.codebook_size:
+            raise UserError(
+                f"{dataset.folder} has {size} codes, this recipe is of {config.codebook_size}"
+            )
 
 
 def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +206,7 @@ def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray,
     items = read_sources(config.source, run)
     _begin(config, run, {})
     # A source too small to spare an item is validated on what it is trained on.
-    held_out = [item for item in items if in_validation(item.key, config.held_out)] or items
+    held_out = [item for item in items if in_validation(item.group, config.held_out)] or items
     kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
     seen = [item for item in items if item.key not in kept]
     view = View(config.stride, config.size)

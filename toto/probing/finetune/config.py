@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from toto.errors import UserError, at_least
-from toto.training.config import AdamW, Loop, Precision, Sharding
+from toto.errors import at_least, fraction, positive
+from toto.training.config import AdamW, Loop, Precision, Sharding, check_batch, check_betas
 
 AttentionKind = Literal["causal", "full"]
 HeadPool = Literal["mean", "attention"]
@@ -77,24 +77,27 @@ class FineTune:
     """steps between checkpoints; the last step always has one"""
 
     def __post_init__(self) -> None:
-        at_least(
-            1,
-            epochs=self.epochs,
-            batch=self.batch,
-            micro_batch=self.micro_batch,
-            test_clips=self.test_clips,
+        check_batch(self.batch, self.micro_batch)
+        at_least(1, epochs=self.epochs, test_clips=self.test_clips)
+        positive(
+            base_learning_rate=self.base_learning_rate,
+            final_learning_rate=self.final_learning_rate,
+            layer_decay=self.layer_decay,
+            rope_base=self.rope_base,
         )
-        at_least(0, warmup_epochs=self.warmup_epochs)
-        if self.batch % self.micro_batch:
-            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
-        for name in ("drop_path", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: from 0 to below 1")
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} {getattr(self, name)}: at least 0")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay {self.layer_decay}: above 0, at most 1")
+        at_least(
+            0,
+            warmup_epochs=self.warmup_epochs,
+            weight_decay=self.weight_decay,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
+        fraction(
+            drop_path=self.drop_path,
+            label_smoothing=self.label_smoothing,
+            held_out=self.held_out,
+        )
+        check_betas(self.betas)
 
     def loop(self, clips: int, device: str = "auto") -> Loop:
         """The training loop for so many training clips."""

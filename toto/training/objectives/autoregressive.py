@@ -189,7 +189,9 @@ class Autoregressive(Objective):
     def details(self) -> dict[str, Any]:
         """What is saved with the model."""
         datasets, targets = self.train.datasets, self.train.targets
-        return details_of(datasets[0], self.config.frames, *targets[:1])
+        target = targets[0] if targets else None
+        kinds = [entry.kind for entry in self.train.manifest.entries]
+        return details_of(datasets[0], self.config.frames, target, kinds)
 
     def _parts(
         self,
