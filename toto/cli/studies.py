@@ -104,10 +104,37 @@ def study_representations(
     print(out)
 
 
+def study_layers(
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[Positional[Path], tyro.conf.arg(metavar="DATA")],
+    out: Path,
+    items: int = 5000,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Read from every layer which code it has seen, which comes next, and the class.
+
+    Args:
+        model: folder of a run or of a saved model
+        data: labelled items as a token data set of the model's tokenizer
+        out: folder to write to
+        items: the most that are learned from, and the most that are tested on
+        seed: which ones, where there are more
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    import toto
+    from toto.studies.layers import study_layers as run
+    from toto.tokens.store import TokenDataset
+
+    print(run(toto.load(model, device), TokenDataset(data), out, items, seed).text())
+    print(out)
+
+
 COMMANDS: dict[str, Command] = {
     "demo": command(demo),
     "study mup": command(study_mup),
     "study tokens": command(study_tokens),
     "study curves": command(study_curves),
     "study representations": command(study_representations),
+    "study layers": command(study_layers),
 }
