@@ -1,4 +1,6 @@
+import gc
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from tests.tiny import make_dataset, make_videos, save_patches, save_tokenizer
+from tests.tiny import make_dataset, make_images, make_videos, save_patches, save_tokenizer
 from toto.errors import UserError
 from toto.media.sources import read_sources
 from toto.media.view import View
@@ -16,6 +18,7 @@ from toto.models.sizes import LlamaSize
 from toto.probing.clips import probe_splits
 from toto.probing.config import ProbeTraining
 from toto.probing.encoder import TrainedEncoder
+from toto.probing.features import FrozenFeatures
 from toto.tasks.actions import probe_actions
 from toto.tasks.images import probe_images
 from toto.tokens.config import Ingest
@@ -190,6 +193,27 @@ def test_test_items_without_labels_leave_the_validation_to_test_on(tmp_path):
     *_, test, classes = probe_splits(data, 0.3, 4)
     assert classes == ["cat", "dog"]
     assert [item.split for item in test.middle().items] == ["val"] * 4
+
+
+def test_nothing_that_is_kept_outlives_its_question(data, model, tmp_path):
+    """States of a question take gigabytes, and a study asks many."""
+    probe_images(model, data, tmp_path, replace(TRAINING, epochs=1))
+    gc.collect()
+    assert gc.get_freeze_count() == 0
+    assert not [x for x in gc.get_objects() if type(x) is FrozenFeatures]
+
+
+def test_pixels_are_left_out_where_the_pictures_are_gone(model, tmp_path, capsys):
+    for split, count in (("train", 12), ("val", 3)):
+        for name in ("cat", "dog"):
+            make_images(tmp_path / "media" / split / name, count, seed=len(name))
+    visual = save_tokenizer(tmp_path / "tokenizer")
+    data = make_dataset(tmp_path / "media", visual, tmp_path / "data")
+    shutil.rmtree(tmp_path / "media" / "train" / "dog")
+    result = probe_images(model, data, tmp_path / "out", replace(TRAINING, epochs=1))
+    assert result.pixels == {} and "pixels" not in result.table()
+    said = capsys.readouterr().err.replace("\n", "")
+    assert "pixels are not probed: " in said and "media/train/dog/image" in said
 
 
 def test_heads_divide_the_width(data, model, tmp_path):

@@ -21,7 +21,8 @@ class _Probed(Recognition):
     """whether the pictures themselves are probed, too, for which all media are decoded again"""
 
     def start(self, kind: "Kind") -> None:
-        from toto.tasks.recognition import Question, recognise
+        from toto.tasks.question import Question
+        from toto.tasks.recognition import recognise
         from toto.training.device import pick_device
         from toto.training.parallel import join_world
 

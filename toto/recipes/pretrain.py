@@ -295,7 +295,7 @@ def _of_world(
 def demo_dvae_8() -> Pretrain:
     """Twin of `imagenet_dvae_16`: 8x8 codes of 64 px, 16 pictures in a sequence.
 
-    A minute of one CPU core.
+    Two minutes of one CPU core.
     """
     return _of_world("codes", 256)
 
@@ -303,7 +303,7 @@ def demo_dvae_8() -> Pretrain:
 def demo_dvae_16() -> Pretrain:
     """Twin of `imagenet_dvae_32`: 16x16 codes of 128 px, 4 pictures in a sequence.
 
-    As many epochs, four times as long.
+    As many epochs, three times as long.
     """
     return _of_world("codes", 256, frames=4, grid=16)
 

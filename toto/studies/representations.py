@@ -24,7 +24,8 @@ from toto.models.sizes import LlamaSize
 from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.studies.config import RepresentationStudy
 from toto.studies.representation_plot import draw_layers
-from toto.tasks.recognition import Question, recognise
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tasks.results import RESAMPLES, ProbeResult, quantiles
 from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from toto.probing.config import ProbeTraining
 from toto.probing.encoder import Encoder
-from toto.tasks.recognition import Question, recognise
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tasks.results import ProbeResult
 from toto.tokens.store import TokenDataset
 from toto.training.parallel import ALONE, World

@@ -20,7 +20,7 @@ from toto.probing.finetune.objective import Examples, FineTuning
 from toto.probing.trunk import trainable_copy
 from toto.progress import console
 from toto.tasks.paper import FINETUNED
-from toto.tasks.recognition import check_same_reading, unread_items
+from toto.tasks.question import check_same_reading, unread_items
 from toto.tasks.results import confusion_matrix, heading, intervals, mean_per_class, span
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind

@@ -1,7 +1,7 @@
 """Recognition by frozen probes (Toto, sections 4.1 and 4.2): what all its tasks share."""
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from toto.config import begin, differences, from_dict, read_json, to_dict, write_json
+from toto.config import begin, from_dict, read_json, write_json
 from toto.errors import MediaError, UserError
 from toto.files import file_atomically
 from toto.models.llama import Llama
@@ -28,9 +28,8 @@ from toto.probing.trunk import next_token_phase, trainable_copy
 from toto.progress import console, progress
 from toto.tasks.paper import PAPER
 from toto.tasks.pixels import pixels_of
+from toto.tasks.question import Question, unread_items
 from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, mean_per_class
-from toto.tokens.store import TokenDataset
-from toto.tokens.vocabulary import Kind
 from toto.training.adopt import details_of
 from toto.training.device import pick_precision
 from toto.training.loop import train
@@ -39,64 +38,6 @@ from toto.training.parallel import ALONE, World, all_of, in_turn, one_writer, wa
 
 Guesses = dict[str, Tensor]
 Build = dict[str, Callable[[], Bank]]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: how well the classes of items can be read from an encoder's states."""
-
-    encoder: Encoder
-    dataset: TokenDataset
-    kind: Kind
-    frames: int
-    """of a clip; an image is one"""
-    config: ProbeTraining
-    test: TokenDataset | None = None
-    """what is tested on, where that is a data set of its own"""
-    left_out: str | None = None
-    """the file whose items alone are tested on, whatever their split, and not trained on"""
-    pixels: bool = True
-    """whether the pictures are decoded and probed, too"""
-
-    def __post_init__(self) -> None:
-        if self.encoder.width % self.heads:
-            raise UserError(
-                f"{self.heads} probe heads do not divide the model's width {self.encoder.width}"
-            )
-        reads_tokens = isinstance(self.encoder, TrainedEncoder) and isinstance(
-            self.encoder.model, Llama
-        )
-        if self.changes_trunk and not reads_tokens:
-            raise UserError("trunk_update and rope_base are for models that read tokens")
-        check_same_reading(self.dataset, self.tested)
-
-    @property
-    def tested(self) -> TokenDataset:
-        """The data set that the test items are of."""
-        return self.test or self.dataset
-
-    @property
-    def changes_trunk(self) -> bool:
-        """Whether a copy of the model is read that is no longer the same."""
-        return self.config.trunk_update != "none" or self.config.rope_base is not None
-
-    @property
-    def heads(self) -> int:
-        """Of the probes' attention."""
-        return self.config.heads or self.encoder.heads
-
-    def settings(self) -> dict[str, object]:
-        """All that the answer depends on."""
-        return {
-            "encoder": self.encoder.fingerprint,
-            "data": self.dataset.fingerprint,
-            "test": self.test and self.test.fingerprint,
-            "kind": self.kind,
-            "frames": self.frames,
-            "left_out": self.left_out,
-            "pixels": self.pixels,
-            "training": to_dict(self.config),
-        }
 
 
 def recognise(question: Question, out: Path, world: World = ALONE) -> ProbeResult:
@@ -190,6 +131,7 @@ class _Recognition:
 
     def _keep(self, training: FrozenFeatures, held_out: FrozenFeatures) -> None:
         """Compute what is read again and again once, if it fits."""
+        gc.collect()  # what a question before has kept
         items, by, _ = self.parts
         clips = [(held_out, by.middle())]
         if not self.config.random_start and items.crops <= self.config.epochs:
@@ -332,20 +274,6 @@ class _Recognition:
             pq.write_table(pa.table(table), file)
 
 
-def check_same_reading(dataset: TokenDataset, tested: TokenDataset) -> None:
-    """Refuse to test on codes that are of other frames, or another tokenizer's, than trained on."""
-    own, its = (
-        {name: read.info[name] for name in ("tokenizer", "grid")}
-        | to_dict(read.view.without_crops())
-        for read in (dataset, tested)
-    )
-    if different := differences(its, own):
-        raise UserError(
-            f"{tested.folder} has {'; '.join(different)} of {dataset.folder}: what is trained on "
-            "and what is tested on must agree"
-        )
-
-
 def _reader(question: Question) -> tuple[Encoder, Llama | None]:
     """What is read, and if that is trained further the copy that is."""
     encoder, config = question.encoder, question.config
@@ -356,16 +284,6 @@ def _reader(question: Question) -> tuple[Encoder, Llama | None]:
     if config.trunk_update == "none":
         return TrainedEncoder(trunk.eval().requires_grad_(False)), None
     return TrainedEncoder(trunk), trunk
-
-
-def unread_items(dataset: TokenDataset, test: TokenDataset | None = None) -> dict[str, list[str]]:
-    """What could not be read, and why, by split; of a data set of its own, as "test"."""
-    found: dict[str, list[str]] = {}
-    for source in (dataset, test):
-        for key, split, reason in source.unread() if source else ():
-            name = "test" if source is test else split or "all"
-            found.setdefault(name, []).append(f"{key}: {reason}")
-    return found
 
 
 def _room(world: World) -> int:

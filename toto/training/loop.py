@@ -2,9 +2,9 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def train(
         checkpoints,
         progress(what, loop.steps, "steps", step, world.is_first) as advance,
         profiled(run, device, profile and world.is_first) as profiler,
+        _garbage() as freeze_garbage,
     ):
         first = step
         for batches, waited in _prefetch(objective, step, loop.steps, device, world):
@@ -96,7 +97,7 @@ def train(
             step += 1
             profiler.step()
             if step == first + 1:
-                _freeze_garbage()
+                freeze_garbage()
 
             last = step == loop.steps
             stop = any_of(world, interrupts.received or 0)
@@ -212,7 +213,15 @@ def _prefetch(
             yield tree_map(move, batches), waited
 
 
-def _freeze_garbage() -> None:
+@contextmanager
+def _garbage() -> Iterator[Callable[[], None]]:
     """Full collections would pause the loop; what lives after the first step lives to the end."""
-    gc.collect()
-    gc.freeze()
+
+    def freeze() -> None:
+        gc.collect()
+        gc.freeze()
+
+    try:
+        yield freeze
+    finally:
+        gc.unfreeze()  # or it would live to the end of the process
