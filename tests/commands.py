@@ -26,7 +26,7 @@ def toto(
 
 # Forks a process for each line it reads: what every command would import is there already.
 _WARM = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import matplotlib.figure, numpy, pyarrow.parquet, torch
 import toto.api, toto.tasks.finetune, toto.tasks.recognition, toto.tokens.ingest, toto.training.runs
 from toto.cli import main
@@ -35,6 +35,7 @@ for line in sys.stdin:
     folder, arguments = json.loads(line)
     child = os.fork()
     if not child:
+        signal.alarm(300)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         out, err = (os.path.join(sys.argv[1], name) for name in ("out", "err"))
         for number, path in ((1, out), (2, err)):
@@ -76,6 +77,10 @@ class Warm:
         out, err = ((self._scratch / name).read_text() for name in ("out", "err"))
         return subprocess.CompletedProcess(arguments, code, out, err)
 
+    def made(self, folder: Path, *arguments: str | Path) -> list[str]:
+        """As `made`."""
+        return _succeeded(self.toto(folder, *map(str, arguments)))
+
     def close(self) -> None:
         """End it."""
         self._process.kill()
@@ -84,8 +89,11 @@ class Warm:
 
 def made(folder: Path, *arguments: str | Path) -> list[str]:
     """Run it to its success; the lines of its standard output."""
-    done = toto(folder, *arguments)
-    assert done.returncode == 0, f"toto {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    return _succeeded(toto(folder, *arguments))
+
+
+def _succeeded(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, f"toto {' '.join(done.args)}\n{done.stdout}{done.stderr}"
     return done.stdout.splitlines()
 
 

@@ -109,8 +109,8 @@ def test_what_the_chain_made(folder):
     assert max(row.get("tokens", 0) for row in metrics) == 3 * 4 * 4 * 16
 
 
-def test_tokenizer_eval(folder):
-    *said, out = made(
+def test_tokenizer_eval(folder, warm):
+    *said, out = warm.made(
         folder, *"tokenizer eval tok/tokenizer --source world --size 32 --out judged".split()
     )
     assert out == "judged" and said[0] == "96 frames of 32 px, on cpu"
@@ -120,28 +120,28 @@ def test_tokenizer_eval(folder):
     assert result["used"] == len(np.unique(codes)) and result["codebook_size"] == 32
     assert (folder / "judged" / "reconstructions.png").stat().st_size > 0
     assert (
-        made(folder, *"tokenizer eval tok/tokenizer --source world --size 32".split())[:1]
+        warm.made(folder, *"tokenizer eval tok/tokenizer --source world --size 32".split())[:1]
         == said[:1]
     )
 
 
-def test_study_tokens(folder):
-    *said, out = made(folder, *"study tokens tokens --out statistics".split())
+def test_study_tokens(folder, warm):
+    *said, out = warm.made(folder, *"study tokens tokens --out statistics".split())
     codes = np.load(folder / "tokens" / "shards" / "00000.npy")
     assert out == "statistics" and said[0] == "tokens: 32 codes, 4x4 of them a frame"
     assert said[2].split()[1:3] == [f"{codes.size:,}", str(len(np.unique(codes)))]
     assert "1-grams" in (folder / "statistics" / "tokens.svg").read_text()
 
 
-def test_inspect(folder):
-    said = "\n".join(made(folder, "inspect", "tokens"))
+def test_inspect(folder, warm):
+    said = "\n".join(warm.made(folder, "inspect", "tokens"))
     assert "24 (24 videos)" in said and "96 kept, one in 4" in said and "4x4" in said
     codes = np.load(folder / "tokens" / "shards" / "00000.npy")
     assert f"{len(np.unique(codes))} of 32 codes used" in said
     labels = [label for _, label, _ in rows_of_world(folder)]
     for name in set(labels):
         assert f"{name} {labels.count(name)}" in said
-    deep = "\n".join(made(folder, "inspect", "tokens", "--deep"))
+    deep = "\n".join(warm.made(folder, "inspect", "tokens", "--deep"))
     assert "everything as recorded" in deep
 
     for path, words in (
@@ -151,12 +151,12 @@ def test_inspect(folder):
         ("tok/tokenizer", "tokenizer dvae"),
         (VIDEO, "video, 32x32, 13 frames, 30 frames/s"),
     ):
-        assert words in "\n".join(made(folder, "inspect", path))
+        assert words in "\n".join(warm.made(folder, "inspect", path))
 
 
-def test_inspect_shows_what_training_reads(folder):
+def test_inspect_shows_what_training_reads(folder, warm):
     """The names are those of the loader, the pictures the tokenizer's of their codes."""
-    said = made(folder, *"inspect run --sequences 3 --sheet sheet.png".split())
+    said = warm.made(folder, *"inspect run --sequences 3 --sheet sheet.png".split())
     config = json.loads((folder / "run" / "config.json").read_text())
     manifest = from_dict(Manifest, config["manifests"]["train"], "config.json")
     read = Sequences(manifest)
@@ -170,53 +170,53 @@ def test_inspect_shows_what_training_reads(folder):
     frames = visual.decode(torch.from_numpy(read.codes(1).astype(np.int64))).numpy()
     assert np.array_equal(sheet[36:68, 70:102], frames[2].transpose(1, 2, 0))
 
-    made(folder, *"inspect tokens --sheet contact.png".split())
+    warm.made(folder, *"inspect tokens --sheet contact.png".split())
     assert np.asarray(Image.open(folder / "contact.png")).shape == (3 * 34 + 2, 10 * 34 + 2, 3)
 
 
-def test_online_trains_like_stored(folder):
+def test_online_trains_like_stored(folder, warm):
     """Scanned, the same videos give the same first validation loss; a rerun continues."""
     world = [f"world/{split}.csv" for split in SPLITS]
     scan = "--tokenizer tok/tokenizer --out scan --size 32 --online".split()
-    assert made(folder, "tokenize", *world, *scan) == ["scan"]
-    said = "\n".join(made(folder, *"inspect scan --sequences 1 --sheet online.png".split()))
+    assert warm.made(folder, "tokenize", *world, *scan) == ["scan"]
+    said = "\n".join(warm.made(folder, *"inspect scan --sequences 1 --sheet online.png".split()))
     assert "no codes are stored" in said and "24 (24 videos)" in said
     command = [*"pretrain demo --data scan --run online --workers 1".split(), *MODEL]
-    assert made(folder, *command, "--steps", "3") == ["online/model"]
+    assert warm.made(folder, *command, "--steps", "3") == ["online/model"]
     rows = [json.loads(line) for line in (folder / "online" / "metrics.jsonl").open()]
     assert sum("validation_loss" in row for row in rows) == 1
     assert rows[-1]["step"] == 3
 
 
-def test_manifest(folder):
+def test_manifest(folder, warm):
     lines = ["video_id,category_1,category_2,rank,task_id", "000002,Hobbies,Toys,1,7"]
     (folder / "HowTo100M_v1.csv").write_text("\n".join([*lines, "none,Hobbies,Toys,1,7", ""]))
     where = "--videos world/videos --out howto.parquet"
     command = f"manifest howto100m HowTo100M_v1.csv {where}".split()
-    done = toto(folder, *command)
+    done = warm.toto(folder, *command)
     assert done.returncode == 0 and done.stdout == "howto.parquet\n"
     assert "1 videos; 1 more are listed" in done.stderr
     (item,) = read_sources([str(folder / "howto.parquet")])
     assert item.location.path == str(folder / VIDEO) and item.label == "Hobbies"
 
 
-def test_inspect_deep_finds_a_changed_byte(folder):
+def test_inspect_deep_finds_a_changed_byte(folder, warm):
     changed = folder / "changed"
     shutil.copytree(folder / "tokens", changed)
     shard = changed / "shards" / "00000.npy"
     data = bytearray(shard.read_bytes())
     data[-2] ^= 1  # the last code's low byte: still a code of the 32
     shard.write_bytes(data)
-    made(folder, "inspect", "changed")
-    refused = toto(folder, "inspect", "changed", "--deep")
+    warm.made(folder, "inspect", "changed")
+    refused = warm.toto(folder, "inspect", "changed", "--deep")
     assert refused.returncode == 2 and "changed/shards/00000.npy" in refused.stderr
 
 
-def test_generate_mp4(folder):
+def test_generate_mp4(folder, warm):
     out = "new/folder/future.mp4"
-    assert made(folder, "generate", "run", "--prompt", VIDEO, "--out", out, "--frames", "3") == [
-        out
-    ]
+    assert warm.made(
+        folder, "generate", "run", "--prompt", VIDEO, "--out", out, "--frames", "3"
+    ) == [out]
     with av.open(str(folder / out)) as container:
         assert container.streams.video[0].average_rate == pytest.approx(30 / 4)
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -230,10 +230,10 @@ def test_generate_mp4(folder):
     assert abs(shown - through).mean() < 8 < abs(shown - seen).mean()
 
 
-def test_generate_gif(folder):
+def test_generate_gif(folder, warm):
     arguments = "--frames 6 --prompt-frames 3 --temperature 0.5 --top-k 5 --top-p 0.9".split()
     for out in ("a.gif", "b.gif"):
-        made(folder, "generate", "run/model", "--prompt", VIDEO, "--out", out, *arguments)
+        warm.made(folder, "generate", "run/model", "--prompt", VIDEO, "--out", out, *arguments)
     assert (folder / "a.gif").read_bytes() == (folder / "b.gif").read_bytes()
     with Image.open(folder / "a.gif") as image:
         assert image.size == (32, 32)
@@ -245,12 +245,12 @@ def test_generate_gif(folder):
     assert sum(times) == (3 + 6) * 130
 
 
-def test_features(folder):
+def test_features(folder, warm):
     rows = rows_of_world(folder)
     found = {}
     for pool in ("none", "mean", "last"):
         out = f"features-{pool}"
-        assert made(folder, "features", "run", "tokens", "--out", out, "--pool", pool) == [out]
+        assert warm.made(folder, "features", "run", "tokens", "--out", out, "--pool", pool) == [out]
         found[pool] = load_file(folder / out / "00000.safetensors")
         table = pq.read_table(folder / out / "items.parquet").to_pylist()
         assert [(row["key"], row["label"], row["split"]) for row in table] == rows
@@ -265,20 +265,20 @@ def test_features(folder):
         np.testing.assert_array_equal(found["last"][name], found["none"][name][:, -1])
 
 
-def test_plan_of_a_data_set(folder):
+def test_plan_of_a_data_set(folder, warm):
     """3 steps of 4 sequences from 16 training videos, of 4 frames of 16 codes each."""
     command = "plan demo --gpu rtx4090 --data tokens --steps 3".split()
-    said = made(folder, *command, *MODEL, "--curriculum")
+    said = warm.made(folder, *command, *MODEL, "--curriculum")
     assert any("768 tokens: 3 steps, batch 4, 64 codes a sequence" in line for line in said)
     videos = [split for _, _, split in rows_of_world(folder)].count("train")
     (row,) = [line.split() for line in said if line.split()[0] == "tokens" and "%" in line]
     assert row == ["tokens", "100.0%", "768", f"{64 * videos / 1000:.2f}k", f"{12 / videos:.3g}"]
 
 
-def test_features_of_media(folder):
+def test_features_of_media(folder, warm):
     """Media are tokenized as the model's own data were."""
-    made(folder, *"features run world/test.csv --out media --layers 0,2 --workers 1".split())
-    made(folder, *"features run tokens --out tokens-02 --layers 0,2".split())
+    warm.made(folder, *"features run world/test.csv --out media --layers 0,2 --workers 1".split())
+    warm.made(folder, *"features run tokens --out tokens-02 --layers 0,2".split())
     ours = load_file(folder / "media" / "00000.safetensors")
     all_of_them = load_file(folder / "tokens-02" / "00000.safetensors")
     assert set(ours) == {"layer_0", "layer_2"}
@@ -288,8 +288,8 @@ def test_features_of_media(folder):
     assert (folder / "media" / "tokens" / "index.parquet").exists()
 
 
-def test_probe_actions(folder):
-    *table, path = made(folder, *"probe actions run tokens --out probe --epochs 1".split())
+def test_probe_actions(folder, warm):
+    *table, path = warm.made(folder, *"probe actions run tokens --out probe --epochs 1".split())
     assert path == "probe"
     result = json.loads((folder / "probe" / "result.json").read_text())
     splits = [split for _, _, split in rows_of_world(folder)]
@@ -301,7 +301,7 @@ def test_probe_actions(folder):
         assert f"layer {layer:2d}  {accuracy:6.1%}" in "\n".join(table)
 
 
-def test_probe_images(folder):
+def test_probe_images(folder, warm):
     """Of a folder of pictures in folders of their classes, tokenized on the way."""
     for split, count in (("train", 12), ("val", 3)):
         for seed, name in enumerate(("cat", "dog")):
@@ -309,7 +309,7 @@ def test_probe_images(folder):
     command = (
         "probe images run pictures --out probed --epochs 1 --probes mean attention --workers 1"
     )
-    *table, path = made(folder, *command.split())
+    *table, path = warm.made(folder, *command.split())
     assert path == "probed"
     result = json.loads((folder / "probed" / "result.json").read_text())
     assert result["classes"] == ["cat", "dog"]
@@ -318,9 +318,9 @@ def test_probe_images(folder):
     assert "Table 7" in "\n".join(table)
 
 
-def test_finetune_actions(folder):
+def test_finetune_actions(folder, warm):
     command = "finetune actions run tokens --recipe demo --epochs 1 --batch 4 --micro-batch 2"
-    *table, path = made(folder, *command.split(), "--out", "tuned", "--attention", "full")
+    *table, path = warm.made(folder, *command.split(), "--out", "tuned", "--attention", "full")
     assert path == "tuned" and "it fine-tunes on no videos" in "\n".join(table)
     result = json.loads((folder / "tuned" / "result.json").read_text())
     splits = [split for _, _, split in rows_of_world(folder)]
@@ -328,21 +328,21 @@ def test_finetune_actions(folder):
     assert trained + watched == splits.count("train") and test == splits.count("test")
     assert f"full      {result['accuracy']:6.1%}" in "\n".join(table)
     # What it has made is there, and no LLaMA that anything would take for a causal one.
-    refused = toto(folder, *f"generate tuned --prompt {VIDEO} --out new.mp4".split())
+    refused = warm.toto(folder, *f"generate tuned --prompt {VIDEO} --out new.mp4".split())
     assert refused.returncode == 2 and "not that of a saved model" in refused.stderr
     assert (folder / "tuned" / "head.safetensors").exists()
 
 
-def test_finetune_images(folder):
+def test_finetune_images(folder, warm):
     """The trunk that causal fine-tuning leaves behind is a saved model again."""
     for split, count in (("train", 12), ("val", 3)):
         for seed, name in enumerate(("cat", "dog")):
             make_images(folder / "photos" / split / name, count, 32, seed)
     command = "finetune images run photos --recipe=demo --epochs 1 --batch 4 --micro-batch 4"
-    *table, path = made(folder, *command.split(), "--out", "tuned-images", "--workers", "1")
+    *table, path = warm.made(folder, *command.split(), "--out", "tuned-images", "--workers", "1")
     assert path == "tuned-images" and "Table 13" in "\n".join(table)
     assert json.loads((folder / path / "result.json").read_text())["clips"][2] == 6
-    made(folder, *"features tuned-images photos --out again --workers 1".split())
+    warm.made(folder, *"features tuned-images photos --out again --workers 1".split())
 
 
 MISTAKES = {
