@@ -105,6 +105,8 @@ def test_files_that_hold_something_else(tmp_path):
         (lambda: ProbeTraining(learning_rates=(1e-3, -1.0)), "learning_rates -1.0: above 0"),
         (lambda: ProbeTraining(held_out=1.5), "held_out 1.5: from 0 to below 1"),
         (lambda: FineTune(warmup_epochs=-1), "warmup_epochs -1: at least 0"),
+        (lambda: FineTune(layer_decay=1.5), "layer_decay 1.5: from 0 to 1"),
+        (lambda: FineTune(layer_decay=0.0), "layer_decay 0.0: above 0"),
         (lambda: FineTune(base_learning_rate=0.0), "base_learning_rate 0.0: above 0"),
         (lambda: FineTune(batch=10, micro_batch=4), "batch 10 is no multiple of micro_batch 4"),
     ],

@@ -135,8 +135,8 @@ class Toto:
             on_frame: called after each frame.
 
         Raises:
-            toto.errors.UserError: `frames` or `prompt` is not positive, the
-                model knows no videos, or one of patches cannot do as it is told.
+            toto.errors.UserError: `frames` or `prompt` is not positive, the model knows no videos,
+                or one of patches cannot do as it is told.
             toto.errors.MediaError: the file cannot be read.
         """
         prompt = max(self.frames // 2, 1) if prompt is None else prompt

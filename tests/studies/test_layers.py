@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.studies.test_representations import images, load  # noqa: F401
+from tests.studies.pairs import load
 from toto.errors import UserError
 from toto.probing.clips import probe_splits
 from toto.studies.layers import LeastSquares, _measure, study_layers
@@ -36,7 +36,7 @@ class Planted:
         return {0: codes, 1: codes.roll(-1, dims=1)}
 
 
-def test_planted_knowledge_is_found_where_it_is(images):  # noqa: F811
+def test_planted_knowledge_is_found_where_it_is(images):
     train, _, test, classes = probe_splits(images[0], 0.0, 1, "image")
     result = _measure(Planted(), train, test, classes)
     assert result.read[0] == 1 > result.read[1]
@@ -46,7 +46,7 @@ def test_planted_knowledge_is_found_where_it_is(images):  # noqa: F811
     assert len(lines) == 4 and "100.0%" in lines[2]
 
 
-def test_a_trunk_from_end_to_end(images, tmp_path):  # noqa: F811
+def test_a_trunk_from_end_to_end(images, tmp_path):
     codes, pixels = images
     result = study_layers(load(codes, 4), codes, tmp_path / "out", items=20)
     assert result.items == [20, 20] and len(result.label) == 3

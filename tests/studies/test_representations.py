@@ -1,18 +1,13 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests.tiny import make_dataset, make_videos, save_tokenizer
-from toto.api import Toto
+from tests.studies.pairs import load, pair
+from tests.tiny import make_dataset, make_videos
 from toto.errors import UserError
-from toto.models.llama import Llama
-from toto.models.saved import save_model
-from toto.models.sizes import LlamaSize
 from toto.probing.config import ProbeTraining
 from toto.studies.config import RepresentationStudy
 from toto.studies.representations import (
@@ -22,45 +17,9 @@ from toto.studies.representations import (
     study_representations,
 )
 from toto.tasks.results import quantiles
-from toto.tokenizers.patches import Patches
-from toto.tokenizers.sizes import PatchesSize
-from toto.tokens.store import TokenDataset
-from toto.training.adopt import details_of
 
 PROBES = ProbeTraining(epochs=6, batch=8, learning_rates=(2e-2,), weight_decays=(0.1,), heads=2)
 NAMES = ["pre-trained", "random", "codes", "pixels"]
-
-
-def pair(folder: Path) -> tuple[TokenDataset, TokenDataset]:
-    """The items of folder/source as codes and as pixels."""
-    Patches(PatchesSize(patch=4)).save(folder / "patches")
-    codes = make_dataset(folder / "source", save_tokenizer(folder / "tokenizer"), folder / "codes")
-    return codes, make_dataset(folder / "source", folder / "patches", folder / "pixels")
-
-
-def load(dataset: TokenDataset, frames: int) -> Toto:
-    torch.manual_seed(0)
-    size = LlamaSize(width=8, layers=2, heads=2, mlp_width=12, init_std=0.3)
-    model = Llama(size, dataset.vocabulary.size)
-    folder = dataset.folder.parent / "model"
-    save_model(model, details_of(dataset, frames), dataset.tokenizer_folder, folder)
-    return Toto.load(folder, "cpu")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> tuple[TokenDataset, TokenDataset]:
-    """Noisy pictures of three colours."""
-    folder = tmp_path_factory.mktemp("representations")
-    random = np.random.default_rng(0)
-    for split, count in (("train", 20), ("val", 8)):
-        for name in ("black", "red", "white"):
-            (folder / "source" / split / name).mkdir(parents=True)
-            colour = np.array(Image.new("RGB", (8, 8), name), np.int64)
-            for i in range(count):
-                pixels = (colour + random.integers(-30, 31, (8, 8, 3))).clip(0, 255)
-                path = folder / "source" / split / name / f"{i}.png"
-                Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return pair(folder)
 
 
 def test_contestants_are_compared_on_the_same_items(images, tmp_path):

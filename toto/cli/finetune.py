@@ -1,10 +1,11 @@
 """Commands that fine-tune a trained model."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional
 
 from toto.cli.parse import Command, parse
 from toto.cli.recognition import Recognition
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _FineTuned(Recognition):
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    """folder of a run or of a saved model"""
     training: OmitArgPrefixes[FineTune]
     """how the model is fine-tuned"""
     recipe: str

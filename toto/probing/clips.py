@@ -221,7 +221,8 @@ def probe_splits(
         every = _of_kind(dataset, np.arange(len(dataset)), kind)
         is_tested = dataset.matching("path", lambda paths: paths == left_out)[every]
         train, rows = every[~is_tested], every[is_tested]
-    _check_apart(dataset, train, asked, rows)
+    if test is not None:
+        _check_apart(dataset, train, test, rows)
     chosen_by = _chosen_by(dataset.column("group")[train], fraction)
     for source, part, least, what in (
         (dataset, train[~chosen_by], 2, "to train on"),

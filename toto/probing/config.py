@@ -98,6 +98,11 @@ class ProbeTraining:
         at_least(0, weight_decays=min(self.weight_decays))
 
     @property
+    def changes_trunk(self) -> bool:
+        """Whether a copy of the model is read that is no longer the same."""
+        return self.trunk_update != "none" or self.rope_base is not None
+
+    @property
     def grid(self) -> list[tuple[float, float]]:
         """Each learning rate with each weight decay."""
         return [*product(self.learning_rates, self.weight_decays)]

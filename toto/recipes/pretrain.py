@@ -185,11 +185,9 @@ def a6() -> Pretrain:
 _EPOCHS, _IMAGES = 400, 13_900_000  # of ImageNet as the paper counts it (Table 2)
 
 
-def _of_imagenet(
-    reads: Reads, codebook_size: int | None = None, frames: int = 16, grid: int = 16
-) -> Pretrain:
-    """Toto-large for 400 epochs of sequences of so many images."""
-    recipe = large()
+def _of_imagenet(reads: Reads, codebook_size: int | None = None, grid: int = 16) -> Pretrain:
+    """Toto-large for 400 epochs, in sequences of 4,096 positions."""
+    recipe, frames = large(), 4096 // grid**2
     return replace(
         recipe,
         loop=replace(recipe.loop, steps=-(-_EPOCHS * _IMAGES // (recipe.batch * frames))),
@@ -218,7 +216,7 @@ def imagenet_dvae_32() -> Pretrain:
     As `imagenet_dvae_16`, with sequences of 4 images, thus 4 times the steps. About 48 days on
     8 H100. Not run by us.
     """
-    return _of_imagenet("codes", 8192, frames=4, grid=32)
+    return _of_imagenet("codes", 8192, grid=32)
 
 
 def imagenet_vqgan_1k() -> Pretrain:
@@ -275,11 +273,10 @@ def imagenet_dvae_16_to_32_50k() -> Pretrain:
     return replace(large_256(), reads="codes", codebook_size=8192)
 
 
-def _of_world(
-    reads: Reads, codebook_size: int | None = None, frames: int = 16, grid: int = 8
-) -> Pretrain:
-    """The model of `demo` for four epochs of 3,200 pictures."""
-    recipe, steps = demo(), 800 * 16 // frames
+def _of_world(reads: Reads, codebook_size: int | None = None, grid: int = 8) -> Pretrain:
+    """The model of `demo` for four epochs of 3,200 pictures, in sequences of 1,024 positions."""
+    recipe, frames = demo(), 1024 // grid**2
+    steps = 800 * 16 // frames
     loop = replace(recipe.loop, steps=steps, validate_every=steps // 3, checkpoint_every=steps // 3)
     return replace(
         recipe,
@@ -305,7 +302,7 @@ def demo_dvae_16() -> Pretrain:
 
     As many epochs, three times as long.
     """
-    return _of_world("codes", 256, frames=4, grid=16)
+    return _of_world("codes", 256, grid=16)
 
 
 def demo_vqgan_256() -> Pretrain:

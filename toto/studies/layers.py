@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toto.api import Toto
-from toto.config import begin, write_json
+from toto.config import begin, from_dict, read_json, write_json
 from toto.errors import UserError, at_least
 from toto.probing.clips import Items, probe_splits
 from toto.probing.encoder import Encoder
@@ -101,7 +101,7 @@ def study_layers(
     Args:
         loaded: a model of tokens.
         dataset: labelled items as codes of its tokenizer, with a part to test on.
-        out: folder to write to.
+        out: folder to write to; a result that is there is read.
         items: the most that are learned from, and the most that are tested on.
         seed: which ones, where there are more.
 
@@ -119,10 +119,12 @@ def study_layers(
     encoder = loaded.encoder
     asked = {"model": encoder.fingerprint, "data": dataset.fingerprint}
     begin(out / "config.json", asked | {"items": items, "seed": seed})
+    if (out / "result.json").exists():
+        return from_dict(LayerResult, read_json(out / "result.json", "a result"), str(out))
     result = _measure(encoder, _some(kept, items, seed), _some(tested, items, seed), classes)
-    write_json(out / "result.json", result)
     curves = {"code read": result.read, "next code": result.next, "class": result.label}
     draw_layers({name: [curve] for name, curve in curves.items()}, out / "layers.svg")
+    write_json(out / "result.json", result)
     return result
 
 

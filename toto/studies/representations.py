@@ -136,7 +136,7 @@ def study_representations(
     heads = study.probes.heads or model.size.heads
     _check_heads(heads, model, dataset.vocabulary, layout)
     config = replace(study.probes, heads=heads)
-    if config.trunk_update != "none" or config.rope_base is not None:
+    if config.changes_trunk:
         raise UserError(
             "trunk_update and rope_base change a trunk: this study compares it as it is"
         )
@@ -174,11 +174,7 @@ def _comparable(
         )
     if not isinstance(loaded.model, Llama):
         raise UserError(f"{loaded.folder} reads patches: this study is of models of tokens")
-    own, other = (
-        {"grid": read.info["grid"], **to_dict(read.view.without_crops())}
-        for read in (dataset, pixels)
-    )
-    if different := differences(other, own):
+    if different := differences(pixels.reading, dataset.reading):
         raise UserError(f"{pixels.folder} has {'; '.join(different)} of {dataset.folder}")
     return loaded.model, layout
 

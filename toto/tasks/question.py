@@ -36,7 +36,7 @@ class Question:
         reads_tokens = isinstance(self.encoder, TrainedEncoder) and isinstance(
             self.encoder.model, Llama
         )
-        if self.changes_trunk and not reads_tokens:
+        if self.config.changes_trunk and not reads_tokens:
             raise UserError("trunk_update and rope_base are for models that read tokens")
         check_same_reading(self.dataset, self.tested)
 
@@ -44,11 +44,6 @@ class Question:
     def tested(self) -> TokenDataset:
         """The data set that the test items are of."""
         return self.test or self.dataset
-
-    @property
-    def changes_trunk(self) -> bool:
-        """Whether a copy of the model is read that is no longer the same."""
-        return self.config.trunk_update != "none" or self.config.rope_base is not None
 
     @property
     def heads(self) -> int:
@@ -71,11 +66,7 @@ class Question:
 
 def check_same_reading(dataset: TokenDataset, tested: TokenDataset) -> None:
     """Refuse to test on codes that are of other frames, or another tokenizer's, than trained on."""
-    own, its = (
-        {name: read.info[name] for name in ("tokenizer", "grid")}
-        | to_dict(read.view.without_crops())
-        for read in (dataset, tested)
-    )
+    own, its = ({"tokenizer": x.info["tokenizer"], **x.reading} for x in (dataset, tested))
     if different := differences(its, own):
         raise UserError(
             f"{tested.folder} has {'; '.join(different)} of {dataset.folder}: what is trained on "

@@ -277,7 +277,7 @@ class _Recognition:
 def _reader(question: Question) -> tuple[Encoder, Llama | None]:
     """What is read, and if that is trained further the copy that is."""
     encoder, config = question.encoder, question.config
-    if not question.changes_trunk:
+    if not config.changes_trunk:
         return encoder, None
     assert isinstance(encoder, TrainedEncoder) and isinstance(encoder.model, Llama)
     trunk = trainable_copy(encoder.model, config.rope_base)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int, Shaped
 
-from toto.config import fingerprint, from_dict, read_json
+from toto.config import fingerprint, from_dict, read_json, to_dict
 from toto.errors import UserError
 from toto.files import file_atomically
 from toto.media.item import Location
@@ -157,6 +157,11 @@ class TokenDataset:
     def limits(self) -> Limits:
         """What one of its files may take, as the last run was told."""
         return from_dict(Limits, self.info.get("limits", {}), f"{self.folder}/dataset.json")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Which frames its items are of, and on which grid, whatever the crops."""
+        return {"grid": self.info["grid"], **to_dict(self.view.without_crops())}
 
     @property
     def is_pixels(self) -> bool:

@@ -59,7 +59,7 @@ def pretrain(config: Pretrain, run: Path, workers: int = 2, profile: bool = Fals
     device = pick_device(config.loop.device)
     with join_world(device) as world, one_writer(run, world):
         shares = shares_of(config.batch, config.micro_batch, "sequences", world)
-        manifests = in_turn(world, lambda: _frozen(config, run))
+        manifests = _frozen(config, run)
         how = str(device), workers
         with (
             Sequences(manifests.train, *how) as seen,
@@ -134,11 +134,7 @@ def _paces(sequences: Sequences) -> list[str]:
     """Which data sets keep frames at another pace than the first, whose view the model records."""
     first, lines = sequences.datasets[0], {}
     for dataset in sequences.datasets:
-        its, own = (
-            {name: getattr(read.view, name) for name in ("stride", "step", "rate")}
-            for read in (dataset, first)
-        )
-        if different := differences(its, own):
+        if different := differences(dataset.reading, first.reading):
             lines[dataset.folder] = (
                 f"{dataset.folder}: {'; '.join(different)} of {first.folder}, as the model will say"
             )
@@ -189,7 +185,7 @@ def _check_reads(
             raise UserError(
                 f"{dataset.folder} has a grid of {dataset.info['grid']}, this recipe reads {grid}"
             )
-    if (config.reads == "patches_to_codes") > bool(targets):
+    if config.reads == "patches_to_codes" and not targets:
         raise UserError("this recipe predicts codes of patches: give them as targets")
     if config.reads == "patches" and targets:
         raise UserError("this recipe predicts patches: give no targets")

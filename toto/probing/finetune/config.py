@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from toto.errors import at_least, fraction, positive
+from toto.errors import at_least, fraction, positive, within
 from toto.training.config import AdamW, Loop, Precision, Sharding, check_batch, check_betas
 
 AttentionKind = Literal["causal", "full"]
@@ -85,6 +85,7 @@ class FineTune:
             layer_decay=self.layer_decay,
             rope_base=self.rope_base,
         )
+        within(0, 1, layer_decay=self.layer_decay)
         at_least(
             0,
             warmup_epochs=self.warmup_epochs,
