@@ -1,7 +1,6 @@
 """Recognition by full fine-tuning (Toto, Table 13): images, and actions of videos."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,55 +20,13 @@ from toto.probing.trunk import trainable_copy
 from toto.progress import console
 from toto.tasks.paper import FINETUNED
 from toto.tasks.question import check_same_reading, unread_items
-from toto.tasks.results import confusion_matrix, heading, intervals, mean_per_class, span
+from toto.tasks.results import FineTuneResult
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 from toto.training.device import autocast, pick_precision
 from toto.training.loop import train
 from toto.training.parallel import World, in_turn, one_writer, wait
 from toto.training.runs import shares_of
-
-
-@dataclass(frozen=True)
-class FineTuneResult:
-    """Accuracy of a fine-tuned model on the test clips, which are read once, at the end."""
-
-    classes: list[str]
-    clips: list[int]
-    """items to train on, to watch, and to test on"""
-    views: int
-    """clips and crops of each test item, over which probabilities are averaged"""
-    unread: dict[str, list[str]]
-    """by split the items that could not be read, and why"""
-    attention: str
-    accuracy: float
-    interval: tuple[float, float]
-    """95 % bootstrap interval of it, over the test clips"""
-    top5: float | None
-    """how often the class is among its five likeliest; None where there are no more classes"""
-    mean_per_class: float
-    """mean over the classes of the accuracy on their clips"""
-    mean_per_class_interval: tuple[float, float]
-    confusion: list[list[int]]
-    """test clips by class, and by what they are taken for"""
-    chance: float
-    """test accuracy of always guessing the most frequent class of training"""
-    paper: list[str]
-    """what the paper reports of the same task, on other data"""
-
-    def table(self) -> str:
-        """The result in words, beside what the paper reports."""
-        rows = [
-            heading(self.classes, self.clips[2], self.views, self.unread),
-            f"  {self.attention:<8}  {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)",
-        ]
-        if self.top5 is not None:
-            rows.append(f"  top-5     {self.top5:6.1%}")
-        spread = span(self.mean_per_class_interval)
-        rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
-        rows.append(f"  chance    {self.chance:6.1%}")
-        rows.append("  the paper, on its own data:")
-        return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
 
 
 def finetune(
@@ -116,7 +73,15 @@ def finetune(
         loop = config.loop(len(training.labels), str(loaded.device))
         train(objective, loop, out, "fine-tune", world)
         guesses = _read(objective, tested, loaded.device, world)
-        result = _result(guesses, parts, classes, config, kind, unread_items(dataset, test))
+        result = FineTuneResult.of(
+            guesses.numpy(),
+            [part.labels.numpy() for part in parts],
+            classes,
+            views=tested.views,
+            unread=unread_items(dataset, test),
+            attention=config.attention,
+            paper=FINETUNED[kind],
+        )
         if world.is_first:
             write_json(out / "result.json", result)
         wait(world)
@@ -151,32 +116,3 @@ def _read(
     precision = pick_precision(objective.config.precision, device)
     with torch.no_grad(), autocast(device, precision):
         return objective.guesses(test, world)
-
-
-def _result(
-    guesses: Int[Tensor, "clips best"],
-    parts: list[Examples],
-    classes: list[str],
-    config: FineTune,
-    kind: Kind,
-    unread: dict[str, list[str]],
-) -> FineTuneResult:
-    training, _, test = (part.labels for part in parts)
-    right = guesses == test[:, None]
-    confusion = confusion_matrix(test.numpy(), guesses[:, 0].numpy(), len(classes))
-    interval, per_class_interval = intervals(confusion)
-    return FineTuneResult(
-        classes=classes,
-        clips=[len(part.labels) for part in parts],
-        views=parts[2].views,
-        unread=unread,
-        attention=config.attention,
-        accuracy=float(right[:, 0].double().mean()),
-        interval=interval,
-        top5=float(right.any(1).double().mean()) if len(classes) > 5 else None,
-        mean_per_class=mean_per_class(confusion),
-        mean_per_class_interval=per_class_interval,
-        confusion=np.asarray(confusion).tolist(),
-        chance=float((test == torch.bincount(training).argmax()).double().mean()),
-        paper=FINETUNED[kind],
-    )

@@ -29,7 +29,7 @@ from toto.progress import console, progress
 from toto.tasks.paper import PAPER
 from toto.tasks.pixels import pixels_of
 from toto.tasks.question import Question, unread_items
-from toto.tasks.results import Curve, ProbeResult, confusion_matrix, intervals, mean_per_class
+from toto.tasks.results import Curve, ProbeResult
 from toto.training.adopt import details_of
 from toto.training.device import pick_precision
 from toto.training.loop import train
@@ -233,30 +233,21 @@ class _Recognition:
         probe = max(curves, key=lambda name: max(curves[name].held_out_accuracy))
         best = curves[probe]
         layer = int(np.argmax(best.held_out_accuracy))
-        test = self.labels[2]
-        taken_for = guesses[f"{probe}/{layer}"][0, :, 0]
+        best_guesses = guesses[f"{probe}/{layer}"][0]
         if self.world.is_first:
-            self._write_guesses(taken_for)
-        confusion = confusion_matrix(test.numpy(), taken_for.numpy(), len(self.classes))
-        interval, per_class_interval = intervals(confusion)
-        return ProbeResult(
-            classes=self.classes,
-            clips=[len(part) for part in self.labels],
+            self._write_guesses(best_guesses[:, 0])
+        return ProbeResult.of(
+            best_guesses.numpy(),
+            [labels.numpy() for labels in self.labels],
+            self.classes,
             views=self.views,
             unread=unread_items(self.question.dataset, self.question.test),
             probe=probe,
             best_layer=layer,
             held_out_accuracy=best.held_out_accuracy,
             test_accuracy=best.test_accuracy,
-            accuracy=best.test_accuracy[layer],
-            interval=interval,
-            top5=best.test_top5[layer] if best.test_top5 else None,
-            mean_per_class=mean_per_class(confusion),
-            mean_per_class_interval=per_class_interval,
-            confusion=confusion.tolist(),
             curves=curves,
             knn=knn,
-            chance=float((test == torch.bincount(self.labels[0]).argmax()).double().mean()),
             pixels=pixels,
             paper=PAPER[self.question.kind],
         )

@@ -1,9 +1,13 @@
-"""What probes tell of a model: accuracy by layer, with intervals, as JSON and as a table."""
+"""What recognition tells of a model: accuracy with intervals, as JSON and as a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
+
+Scored = TypeVar("Scored", bound="Scores")
 
 # Resamples of the test clips, and the part of them that an interval leaves out on each side.
 RESAMPLES, _TAIL = 2000, 0.025
@@ -21,9 +25,9 @@ class Curve:
     weight_decays: list[float]
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """Accuracy of the probes on the test clips; all that is chosen is chosen on others."""
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How often test items are taken for what they are; they are read once, at the end."""
 
     classes: list[str]
     clips: list[int]
@@ -32,6 +36,72 @@ class ProbeResult:
     """clips and crops of each test item, over which probabilities are averaged"""
     unread: dict[str, list[str]]
     """by split the items that could not be read, and why"""
+    accuracy: float
+    interval: tuple[float, float]
+    """95 % bootstrap interval of it, over the test items"""
+    top5: float | None
+    """how often the class is among its five likeliest; None where there are no more classes"""
+    mean_per_class: float
+    """mean over the classes of the accuracy on their items"""
+    mean_per_class_interval: tuple[float, float]
+    confusion: list[list[int]]
+    """test items by class, and by what they are taken for"""
+    chance: float
+    """test accuracy of always guessing the most frequent class of training"""
+    paper: list[str]
+    """what the paper reports of the same task, on other data"""
+
+    @classmethod
+    def of(
+        cls: type[Scored],
+        guesses: Int[np.ndarray, "items best"],
+        labels: list[Int[np.ndarray, " _"]],
+        classes: list[str],
+        **rest: Any,
+    ) -> Scored:
+        """Of the likeliest classes of each test item, best first.
+
+        `labels` are of what is trained on, chosen by and tested on; `rest` the other fields.
+        """
+        training, _, test = labels
+        right = guesses == test[:, None]
+        confusion = confusion_matrix(test, guesses[:, 0], len(classes))
+        interval, per_class_interval = intervals(confusion)
+        return cls(
+            classes=classes,
+            clips=[len(part) for part in labels],
+            accuracy=float(right[:, 0].mean()),
+            interval=interval,
+            top5=float(right.any(1).mean()) if len(classes) > 5 else None,
+            mean_per_class=mean_per_class(confusion),
+            mean_per_class_interval=per_class_interval,
+            confusion=confusion.tolist(),
+            chance=float((test == np.bincount(training).argmax()).mean()),
+            **rest,
+        )
+
+    def in_words(self, what: str, above: Sequence[str] = (), below: Sequence[str] = ()) -> str:
+        """The scores of `what` between other rows, and what the paper reports."""
+        several = f" in {self.views} views each" if self.views > 1 else ""
+        rows = [f"{len(self.classes)} classes, {self.clips[2]} test items{several}"]
+        for split, lost in self.unread.items():
+            rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
+        rows += above
+        rows.append(f"  {what:<8}  {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)")
+        if self.top5 is not None:
+            rows.append(f"  top-5     {self.top5:6.1%}")
+        spread = span(self.mean_per_class_interval)
+        rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
+        rows += below
+        rows.append(f"  chance    {self.chance:6.1%}")
+        rows.append("  the paper, on its own data:")
+        return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(Scores):
+    """Scores of the best layer's probe; all that is chosen is chosen on held-out items."""
+
     probe: str
     """the kind of probe that is best on the held-out clips"""
     best_layer: int
@@ -40,61 +110,42 @@ class ProbeResult:
     """of that kind by layer, on clips of the training part, at each layer's best settings"""
     test_accuracy: list[float]
     """of that kind by layer, on the test clips, at the settings chosen on the held-out ones"""
-    accuracy: float
-    """test accuracy of the best layer"""
-    interval: tuple[float, float]
-    """95 % bootstrap interval of it, over the test clips"""
-    top5: float | None
-    """how often the class is among its five likeliest; None where there are no more classes"""
-    mean_per_class: float
-    """mean over the classes of the accuracy on their clips"""
-    mean_per_class_interval: tuple[float, float]
-    confusion: list[list[int]]
-    """test clips by class, and by what the best layer's probe takes them for"""
     curves: dict[str, Curve]
     """by kind of probe"""
     knn: Curve
     """the 20 nearest training clips by the mean of their states"""
-    chance: float
-    """test accuracy of always guessing the most frequent class of training"""
     pixels: dict[str, float]
     """test accuracy on pixels, average-pooled to a colour a code: of the same "attention" probe,
     and of a "linear" classifier that knows every place; empty where they were not asked"""
-    paper: list[str]
-    """what the paper reports of the same task, on other data"""
 
     def table(self) -> str:
-        """The result in words, beside what the paper reports."""
-        rows = [heading(self.classes, self.clips[2], self.views, self.unread)]
+        """The result in words, by layer."""
         rest = {name: curve for name, curve in self.curves.items() if name != self.probe}
         columns = {self.probe: self.curves[self.probe], **rest, "knn": self.knn}
-        rows.append(f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip())
+        above = [f"  {'':10}" + "".join(f"{name:<11}" for name in columns).rstrip()]
         for layer in range(len(self.test_accuracy)):
             values = (f"{curve.test_accuracy[layer]:6.1%}" for curve in columns.values())
             mark = "<- chosen on held-out clips of train" if layer == self.best_layer else ""
-            rows.append(f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip())
-        rows.append(f"  chosen    {self.accuracy:6.1%}  {span(self.interval)} (95%, bootstrap)")
-        if self.top5 is not None:
-            rows.append(f"  top-5     {self.top5:6.1%}")
-        spread = span(self.mean_per_class_interval)
-        rows.append(f"  classes   {self.mean_per_class:6.1%}  {spread}, mean over the classes")
-        if self.pixels:
-            rows.append(f"  pixels    {self.pixels['attention']:6.1%}  by attention pooling")
-            rows.append(
-                f"            {self.pixels['linear']:6.1%}  by a linear classifier of all places"
+            above.append(
+                f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip()
             )
-        rows.append(f"  chance    {self.chance:6.1%}")
-        rows.append("  the paper, on its own data:")
-        return "\n".join([*rows, *(f"    {row}" for row in self.paper)])
+        below = self.pixels and [
+            f"  pixels    {self.pixels['attention']:6.1%}  by attention pooling",
+            f"            {self.pixels['linear']:6.1%}  by a linear classifier of all places",
+        ]
+        return self.in_words("chosen", above, below or ())
 
 
-def heading(classes: list[str], items: int, views: int, unread: dict[str, list[str]]) -> str:
-    """What is tested on, and what could not be read, in words."""
-    several = f" in {views} views each" if views > 1 else ""
-    rows = [f"{len(classes)} classes, {items} test items{several}"]
-    for split, lost in unread.items():
-        rows.append(f"  {len(lost)} of {split} could not be read: {'; '.join(lost[:3])}"[:200])
-    return "\n".join(rows)
+@dataclass(frozen=True, kw_only=True)
+class FineTuneResult(Scores):
+    """Scores of a fine-tuned model."""
+
+    attention: str
+    """which positions saw which, as `FineTune` says"""
+
+    def table(self) -> str:
+        """The result in words."""
+        return self.in_words(self.attention)
 
 
 def confusion_matrix(
