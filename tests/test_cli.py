@@ -377,6 +377,8 @@ MISTAKES = {
     "tokenize world --tokenizer tok/tokenizer --out new --online --crops 2": ["crops 2"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out world --size 32": ["world"],
     "tokenize world/test.csv --tokenizer tok/tokenizer --out tokens --size 32": ["tokens"],
+    "tokenizer train demo --run narrow --source world --width 2": ["width 2", "4"],
+    "tokenizer patches --out tok/tokenizer": ["tok/tokenizer", "holds something already"],
     "tokenizer eval --source world": ["no tokenizer"],
     "tokenizer eval tok/tokenizer": ["--source"],
     "tokenizer eval tok/tokenizer --source nowhere": ["nowhere"],

@@ -167,9 +167,22 @@ def test_raw_programs_work_at_all(tmp_path):
     assert load_pickle(path, ()).tolist() == [[1, 2], [4, 5]]
 
 
+# A tuple that looking it up would follow 2^60 times, and one that would overflow the stack.
+WIDE, DEEP = b"K\x01" + b"2\x86" * 60, b"K\x01" + b"\x85" * 1_000_000
+CPU = b"X\x03\x00\x00\x00cpuK\x01tQ."
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [
+        (b"}" + WIDE + b"K\x01s.", "a tuple is no key"),
+        (b"}" + DEEP + b"K\x01s.", "a tuple is no key"),
+        (b"}(" + WIDE + b"K\x01u.", "a tuple is no key"),
+        (b"(" + WIDE + b"K\x01d.", "a tuple is no key"),
+        (b"c__builtin__\nset\n](" + WIDE + b"e\x85R.", "a tuple is no key"),
+        (b"ccollections\nOrderedDict\n](" + WIDE + b"K\x01\x86e\x85R.", "a tuple is no key"),
+        (b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + WIDE + CPU, "a tuple is no key"),
+        (b"(" + WIDE + b"K\x01K\x01" + CPU, "a tuple that is no plain tensor"),
         (storage(2**50) + b".", "claims"),
         (storage(-4) + b".", "claims"),
         (storage(3) + b".", "missing or not of 12 bytes"),
@@ -200,6 +213,11 @@ def test_hand_made_programs_are_refused(tmp_path, program, message):
     path = save_raw(tmp_path / "a", program, **{"0": bytes(8)})
     assert message in refusal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_names_that_are_no_text_are_described_by_their_type(tmp_path):
+    found = load_pickle(save({10**5000: 1, "b": 2, ("c", 3): 4}, tmp_path / "a"), ())
+    assert describe(found) == "a dict of 3 (a int, b, a tuple)"
 
 
 def test_archives_that_grow_are_refused(tmp_path):

@@ -192,6 +192,10 @@ def test_files_that_configure_nothing_are_refused(good, tmp_path, text):
         (lambda w: without(w, "encoder.conv_in.weight"), "has no encoder.conv_in.weight"),
         (lambda w: w | {"quant_conv.bias": torch.zeros(9)}, r"quant_conv.bias is \[9\], not \[4\]"),
         (lambda w: w | {"encoder.extra": torch.zeros(9)}, "encoder.extra is unknown"),
+        (
+            lambda w: w | {"decoder.conv_blocks.x.res.0": torch.zeros(9)},
+            "conv_blocks.x.res.0 is unk",
+        ),
         (lambda w: w | {"quantize.embedding.weight": torch.zeros(9)}, "have other shapes"),
         (lambda w: w | {"encoder.conv_in.weight": torch.zeros(())}, "have other shapes"),
     ],

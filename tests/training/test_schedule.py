@@ -34,6 +34,12 @@ def test_learning_rates_are_those_of_pytorchs_schedulers():
     assert learning_rate(CONFIG, 29, 30) == pytest.approx(0.1)
 
 
+def test_a_decay_may_be_over_before_the_last_step():
+    config = replace(CONFIG, decay_steps=10)
+    assert learning_rate(config, 10, 30) == pytest.approx((0.4 + 0.1) / 2)
+    assert [learning_rate(config, step, 30) for step in (15, 29)] == pytest.approx([0.1, 0.1])
+
+
 def test_without_warm_up_the_first_step_is_the_peak():
     config = replace(CONFIG, warmup_steps=0)
     assert learning_rate(config, 0, 10) == 0.4

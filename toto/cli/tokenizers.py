@@ -65,12 +65,14 @@ def tokenizer_patches(out: Path, patch: int = 8) -> None:
     """Make the continuous tokenizer: frames stay pixels, in patches; see docs/tokenizers.md.
 
     Args:
-        out: folder of the tokenizer
+        out: folder of the tokenizer, which holds nothing yet
         patch: side of a patch in pixels
     """
+    from toto.files import refuse_occupied
     from toto.tokenizers.patches import Patches
     from toto.tokenizers.sizes import PatchesSize
 
+    refuse_occupied(out)
     Patches(PatchesSize(patch=patch)).save(out)
     print(out)
 

@@ -37,13 +37,18 @@ def demo() -> TrainDVAE:
 
 
 def dalle() -> TrainDVAE:
-    """DALL-E's dVAE on 256 px images (Ramesh et al. 2021, appendix A). Not run by us."""
+    """DALL-E's dVAE on 256 px images (Ramesh et al. 2021, appendix A). Not run by us.
+
+    Frames are the centre squares of what is decoded once, neither cropped at random nor flipped,
+    as they were there.
+    """
     return TrainDVAE(
         tokenizer=DVAESize(),
         loop=Loop(steps=3_000_000, validate_every=10_000, checkpoint_every=10_000),
         optimizer=AdamW(
             learning_rate=1e-4,
             warmup_steps=0,
+            decay_steps=1_200_000,
             final_fraction=0.0125,
             betas=(0.9, 0.999),
             weight_decay=1e-4,

@@ -168,13 +168,14 @@ class TokenizerModule(nn.Module):
     @contextmanager
     def _own_precision(self, device: torch.device) -> Iterator[None]:
         """Whatever training is around, and without TF32, which convolutions have by default."""
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
+        convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = convolutions.allow_tf32, products.allow_tf32
+        convolutions.allow_tf32 = products.allow_tf32 = False
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 yield
         finally:
-            torch.backends.cudnn.allow_tf32 = before
+            convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -225,6 +226,6 @@ def load_tokenizer(
 
     kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "patches": Patches, "vqgan": VQGAN}
     kind = read_json(folder / "config.json", "a tokenizer").get("kind")
-    if kind not in kinds:
+    if str(kind) not in kinds:
         raise unknown("kind of tokenizer", str(kind), kinds)
-    return kinds[kind].load(folder, precision).to(device)
+    return kinds[str(kind)].load(folder, precision).to(device)

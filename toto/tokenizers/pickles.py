@@ -12,7 +12,7 @@ import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from io import BufferedIOBase, BytesIO
 from math import prod
@@ -88,9 +88,14 @@ def describe(found: object) -> str:
     if isinstance(found, Inert):
         return type(found).name
     if isinstance(found, Mapping):
-        names = ", ".join(" ".join(str(name).split())[:60] for name in list(found)[:4])
+        names = ", ".join(_named(name) for name in list(found)[:4])
         return f"a dict of {len(found)} ({names}{', ...' if len(found) > 4 else ''})"
     return f"a {type(found).__name__}"
+
+
+def _named(key: object) -> str:
+    # Only of text: a number can have millions of digits, and what is nested no end.
+    return " ".join(key.split())[:60] if isinstance(key, str) else f"a {type(key).__name__}"
 
 
 def _load(file: BufferedIOBase, size: int, allowed: Collection[str]) -> Any:
@@ -134,7 +139,7 @@ def _load_legacy(file: BufferedIOBase, size: int, allowed: Collection[str]) -> A
     unpickler = _Unpickler(file, size, allowed)
     found = unpickler.load()
     for key in _Unpickler(file, size, ()).load():
-        storage = unpickler.storages.pop(key)
+        storage = unpickler.storages.pop(_plain(key))
         (count,) = struct.unpack("<q", file.read(8))
         if count != len(storage):
             raise UserError(f"damaged: {count} values where {len(storage)} belong")
@@ -172,8 +177,8 @@ class _Unpickler(_PythonUnpickler):
         self._left, self._allowed = size, allowed
         # Made anew for each file, so that none can change what the next one finds.
         self._known: dict[str, Any] = {
-            "collections.OrderedDict": OrderedDict,
-            "builtins.set": set,
+            "collections.OrderedDict": _ordered,
+            "builtins.set": lambda values=(): {_plain(value) for value in values},
             "torch.device": _inert("torch.device"),
             "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild(*args[:4]),
             "torch._utils._rebuild_parameter": lambda data, *_: data,
@@ -194,8 +199,8 @@ class _Unpickler(_PythonUnpickler):
             return pid[1]
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or any(view):
-            raise UserError(f"refused: it holds a {kind!r:.50} that is no plain tensor")
-        if key not in self.storages:
+            raise UserError(f"refused: it holds {_named(kind)} that is no plain tensor")
+        if _plain(key) not in self.storages:
             if type(count) is not int or not 0 <= count * dtype.itemsize <= self._left:
                 raise UserError(f"refused: it claims {count} values, more than it can hold")
             self._left -= count * dtype.itemsize
@@ -211,22 +216,45 @@ class _Unpickler(_PythonUnpickler):
 
     def load_setitem(self) -> None:
         _only_containers(self.stack[-3])
+        _plain(self.stack[-2])
         super().load_setitem()
 
     def load_setitems(self) -> None:
         _only_containers(self.metastack[-1][-1])
+        for key in self.stack[::2]:
+            _plain(key)
         super().load_setitems()
+
+    def load_dict(self) -> None:
+        for key in self.stack[::2]:
+            _plain(key)
+        super().load_dict()
 
     dispatch |= {
         pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
     }
 
 
 def _only_containers(target: object) -> None:
     if not isinstance(target, dict | Inert):
         raise UserError(f"refused: it sets items of a {type(target).__name__}")
+
+
+def _ordered(items: Iterable[tuple[Any, Any]] = ()) -> OrderedDict[Any, Any]:
+    return OrderedDict((_plain(key), value) for key, value in items)
+
+
+_ATOMS = (str, bytes, int, float, type, torch.dtype, Inert, type(None))
+
+
+def _plain(key: Any) -> Any:
+    """A key as it is; what is nested deeply crashes, or takes for ever, when it is looked up."""
+    if not all(isinstance(part, _ATOMS) for part in (key if type(key) is tuple else (key,))):
+        raise UserError(f"refused: a {type(key).__name__} is no key of a checkpoint's")
+    return key
 
 
 def _inert(full: str) -> type[Inert]:
@@ -236,6 +264,8 @@ def _inert(full: str) -> type[Inert]:
 def _rebuild(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
 ) -> Tensor:
+    if not all(type(number) is int for number in (offset, *size, *stride)):
+        raise UserError("refused: a tensor whose size is not of numbers")
     if prod(size) > len(storage):
         raise UserError(f"refused: a tensor of {size} over {len(storage)} values")
     return storage.as_strided(size, stride, offset)

@@ -14,9 +14,13 @@ from toto.tokenizers.sizes import Precision
 def psnr(
     frames: UInt8[Tensor, "n 3 height width"], reconstructed: UInt8[Tensor, "n 3 height width"]
 ) -> Float[Tensor, " n"]:
-    """Peak signal-to-noise ratio of each frame in dB."""
+    """Peak signal-to-noise ratio of each frame in dB, at most 58.9.
+
+    A frame of 8 bits is itself rounded, by 1/12 on average of squares: one that is the same, like
+    black, would else outweigh all others in a mean.
+    """
     error = (frames.float() - reconstructed.float()).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(255**2 / error.clamp(min=1e-10))
+    return 10 * torch.log10(255**2 / error.clamp(min=1 / 12))
 
 
 def usage(codes: Int[Tensor, "..."], codebook_size: int) -> tuple[float, float]:

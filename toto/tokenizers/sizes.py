@@ -30,9 +30,9 @@ class DVAESize:
 
     def __post_init__(self) -> None:
         within(1, MOST_CODES, codebook_size=self.codebook_size)
+        at_least(4, width=self.width)  # a block's bottleneck is a quarter of it
         at_least(
             1,
-            width=self.width,
             groups=self.groups,
             blocks=self.blocks,
             decoder_input=self.decoder_input,

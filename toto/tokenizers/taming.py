@@ -89,7 +89,8 @@ def _weights_in(held: Mapping[str, Tensor], checkpoint: Path) -> tuple[dict[str,
     weights = {name: value for name, value in held.items() if _OURS.match(name)}
     if not weights:
         raise UserError(f"{checkpoint} holds no VQGAN: it is {describe(held)}")
-    last = max((int(n.split(".")[2]) for n in weights if ".conv_blocks." in n), default=None)
+    numbers = (re.match(r"\w+\.conv_blocks\.(\d+)\.", name) for name in weights)
+    last = max((int(number[1]) for number in numbers if number), default=None)
     if last is None:
         return weights, False
     return {_compvis_name(name, last): value for name, value in weights.items()}, True

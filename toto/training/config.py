@@ -21,9 +21,11 @@ class AdamW:
     learning_rate: float = 3e-4
     """peak learning rate"""
     final_fraction: float = 0.1
-    """the last step's learning rate as a fraction of the peak"""
+    """the learning rate at the end of decay as a fraction of the peak"""
     warmup_steps: int = 2000
     """steps of linear warm-up"""
+    decay_steps: int | None = None
+    """steps of decay after it, the rest being at its end; None: to the last step"""
     betas: tuple[float, float] = (0.9, 0.95)
     """decay of the running means of gradient and squared gradient"""
     eps: float = 1e-8
@@ -34,7 +36,7 @@ class AdamW:
     """largest norm of the gradient"""
 
     def __post_init__(self) -> None:
-        positive(eps=self.eps, clip=self.clip)
+        positive(eps=self.eps, clip=self.clip, decay_steps=self.decay_steps)
         at_least(
             0,
             learning_rate=self.learning_rate,

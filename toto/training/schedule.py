@@ -15,6 +15,6 @@ def learning_rate(config: AdamW, step: int, steps: int) -> float:
     """Linear warm-up to the peak, then half a cosine to its final fraction."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    decay_steps = steps - 1 - config.warmup_steps
+    decay_steps = config.decay_steps or steps - 1 - config.warmup_steps
     end = config.learning_rate * config.final_fraction
     return cosine(step - config.warmup_steps, decay_steps, config.learning_rate, end)
