@@ -38,6 +38,15 @@ def test_runs_of_any_length_are_drawn_side_by_side(tmp_path):
     assert len((tmp_path / "one.svg").read_text()) < len(text)
 
 
+def test_a_run_before_its_first_validation_is_drawn(tmp_path):
+    log = write_run(tmp_path / "run", 4, 4) / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    draw_curves([tmp_path / "run"], tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert "run, training" in text
+    assert ">o<" not in text  # the marker is no value on an axis
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path):
     run = write_run(tmp_path / "run", 4, 4)
     with pytest.raises(UserError, match=r"curves.gif: .svg can be written"):

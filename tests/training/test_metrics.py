@@ -2,6 +2,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from tests.commands import ENVIRONMENT
 from tests.tiny import make_dataset, make_images, make_videos, save_tokenizer
-from tests.training.toys import LOOP, PRETRAIN
+from tests.training.toys import LOOP, PRETRAIN, Adversaries
 from toto.errors import UserError
 from toto.tokens.loader import Sequences, freeze
 from toto.tokens.store import TokenDataset
@@ -88,8 +89,6 @@ def test_the_waiting_and_the_time_left_are_in_the_log(mixed, tmp_path):
     batches = trained.batches
 
     def slow(step, world):
-        import time
-
         time.sleep(0.2)  # a step takes a few milliseconds
         return batches(step, world)
 
@@ -99,12 +98,14 @@ def test_the_waiting_and_the_time_left_are_in_the_log(mixed, tmp_path):
     assert sorted(row["data_wait"] for row in rows)[5] > 0.5
     assert all(row["data_wait"] <= 1 for row in rows)
     assert rows[-1]["seconds_left"] == 0
-    assert rows[4]["seconds_left"] >= 5 * 0.2 * 0.9
+    # Of the step after the next: validation gave this one's time to wait.
+    assert rows[5]["seconds_left"] >= 4 * 0.2 * 0.9
 
 
 def test_trackers_get_what_the_log_gets(tmp_path):
     script = """
 import sys
+import time
 from pathlib import Path
 from toto.training.metrics import MetricsLog
 for step in (0, 2):
@@ -185,3 +186,15 @@ def test_a_loss_that_is_not_finite_is_traced_to_its_source(mixed, tmp_path):
     trained.phases = (replace(trained.phases[0], loss=poisoned),)
     with pytest.raises(FloatingPointError, match=r"step 3: .* rank 0: source_loss clips \("):
         train(trained, replace(LOOP, log_every=5), tmp_path, "test")
+
+
+def test_validation_is_no_part_of_a_steps_time(tmp_path):
+    trained = Adversaries()
+    validate = trained.validate
+    trained.validate = lambda world: time.sleep(1) or validate(world)
+    train(trained, replace(LOOP, log_every=2), tmp_path, "test")
+    rates = {
+        row["step"]: row["points_per_second"] for row in read_metrics(tmp_path) if "loss" in row
+    }
+    # The lines after the validations at steps 4 and 8: of 12 points in a second and more else.
+    assert min(rates[6], rates[10]) > 12

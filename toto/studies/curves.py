@@ -55,7 +55,7 @@ def _losses(axes: Axes, rows: Rows, name: str, colour: str) -> None:
         for row in rows
         if "validation_loss" in row and row["step"] in tokens
     ]
-    axes.plot(*zip(*found, strict=True), "o", color=colour, label=f"{name}, validation")
+    axes.plot(*np.reshape(found, (-1, 2)).T, "o", color=colour, label=f"{name}, validation")
 
 
 def _smooth(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -111,7 +111,8 @@ def train(
                 note = f"loss {row['loss']:.3f}" if "loss" in row else ""
             advance(1, note)
             if last or step % loop.validate_every == 0:
-                measured = _validate(objective, world, device, precision)
+                with meter.paused():
+                    measured = _validate(objective, world, device, precision)
                 if metrics:
                     metrics.log(step, meter.seconds(), measured)
             if save:

@@ -1,7 +1,8 @@
 """What a run measures between two lines of its log, kept on the device until then."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -66,6 +67,13 @@ class Meter:
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile is no part of a step's time."""
+        start = time.monotonic()
+        yield
+        self.lap_start += time.monotonic() - start
 
     def take(self) -> dict[str, float]:
         """The line of the log for the steps since the last one.
