@@ -129,11 +129,13 @@ class ProbeResult(Scores):
             above.append(
                 f"  layer {layer:2d}  {''.join(f'{x:<11}' for x in values)}{mark}".rstrip()
             )
-        below = self.pixels and [
-            f"  pixels    {self.pixels['attention']:6.1%}  by attention pooling",
-            f"            {self.pixels['linear']:6.1%}  by a linear classifier of all places",
-        ]
-        return self.in_words("chosen", above, below or ())
+        below = []
+        if self.pixels:
+            below = [
+                f"  pixels    {self.pixels['attention']:6.1%}  by attention pooling",
+                f"            {self.pixels['linear']:6.1%}  by a linear classifier of all places",
+            ]
+        return self.in_words("chosen", above, below)
 
 
 @dataclass(frozen=True, kw_only=True)

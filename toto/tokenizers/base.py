@@ -225,7 +225,7 @@ def load_tokenizer(
     from toto.tokenizers.vqgan import VQGAN
 
     kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "patches": Patches, "vqgan": VQGAN}
-    kind = read_json(folder / "config.json", "a tokenizer").get("kind")
-    if str(kind) not in kinds:
-        raise unknown("kind of tokenizer", str(kind), kinds)
-    return kinds[str(kind)].load(folder, precision).to(device)
+    kind = str(read_json(folder / "config.json", "a tokenizer").get("kind"))
+    if kind not in kinds:
+        raise unknown("kind of tokenizer", kind, kinds)
+    return kinds[kind].load(folder, precision).to(device)
