@@ -21,16 +21,22 @@ def file_atomically(path: Path) -> Iterator[BufferedRandom]:
     After a kill or a power cut the old file or the new one is there.
     """
     temporary = path.with_name(f".{path.name}.partial")
+    with naming(path), temporary.open("w+b") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the error of a full disk say what was being written."""
     try:
-        with temporary.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:  # writing does not say where
+        if error.errno in _FULL and error.filename is None:
             error.filename = str(path)
         raise
-    temporary.replace(path)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

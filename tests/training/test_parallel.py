@@ -215,3 +215,38 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         return taken.getsockname()[1]
+
+
+WAITING = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from toto.training.parallel import World, in_turn
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=1))
+done = Path(sys.argv[1])
+
+def work():
+    if not done.exists():
+        time.sleep(4)
+        done.touch()
+        return dist.get_rank()
+    return -1
+
+print(in_turn(World(dist.get_rank(), 2, 2), work), flush=True)
+"""
+
+
+def test_who_waits_for_the_first_outlasts_the_timeout_of_other_waiting(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    torchrun = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--", str(tmp_path / "waiting.py")]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "done")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["-1", "0"]

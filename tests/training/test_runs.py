@@ -84,7 +84,9 @@ def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
 
 def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
     source = make_videos(tmp_path / "videos", [12] * 8, side=8)
-    recipe: TrainDVAE = replace(TRAIN_DVAE, source=(str(source),), stride=1, pool=60)
+    recipe: TrainDVAE = replace(
+        TRAIN_DVAE, source=(str(source),), stride=1, pool=60, zoom=(1.0, 1.5), flip=True
+    )
     train_tokenizer(recipe, tmp_path / "whole", 0)
     for moment in (3, 6, 9, 12, 15, 18):
         killed = tmp_path / str(moment)

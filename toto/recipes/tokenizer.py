@@ -37,11 +37,7 @@ def demo() -> TrainDVAE:
 
 
 def dalle() -> TrainDVAE:
-    """DALL-E's dVAE on 256 px images (Ramesh et al. 2021, appendix A). Not run by us.
-
-    Frames are the centre squares of what is decoded once, neither cropped at random nor flipped,
-    as they were there.
-    """
+    """DALL-E's dVAE on 256 px images (Ramesh et al. 2021, appendix A). Not run by us."""
     return TrainDVAE(
         tokenizer=DVAESize(),
         loop=Loop(steps=3_000_000, validate_every=10_000, checkpoint_every=10_000),
@@ -54,6 +50,8 @@ def dalle() -> TrainDVAE:
             weight_decay=1e-4,
             clip=None,
         ),
+        zoom=(9 / 8, 12 / 8),
+        flip=True,
     )
 
 

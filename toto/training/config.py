@@ -184,6 +184,11 @@ class TrainTokenizer:
     """side of the frames in pixels"""
     stride: int = 4
     """every stride-th frame of a video is used"""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """bounds of the side, as a multiple of size, to which a frame is resized before size pixels of
+    it are cut out, both drawn anew whenever it is seen; pictures smaller than that are enlarged"""
+    flip: bool = False
+    """whether half of the frames, drawn anew whenever they are seen, are mirrored"""
     held_out: float = 0.05
     """part of the items, chosen by a hash of their keys, that is kept for validation"""
     pool: int = 100_000
@@ -207,10 +212,17 @@ class TrainTokenizer:
         )
         check_batch(self.batch, self.micro_batch)
         fraction(held_out=self.held_out, ema_decay=self.ema_decay)
+        if not 1 <= self.zoom[0] <= self.zoom[1]:
+            raise UserError(f"zoom {self.zoom}: two numbers from 1 on, the smaller one first")
         if self.size % self.tokenizer.downsample:
             raise UserError(
                 f"size {self.size} is no multiple of the {self.tokenizer.downsample} pixels a code"
             )
+
+    @property
+    def pool_size(self) -> int:
+        """Side of the frames that are decoded once, in pixels."""
+        return round(self.size * self.zoom[1])
 
 
 @dataclass(frozen=True, kw_only=True)

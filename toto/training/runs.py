@@ -206,8 +206,10 @@ def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray,
     kept = {item.key for item in held_out} if len(held_out) < len(items) else set()
     seen = [item for item in items if item.key not in kept]
     view = View(config.stride, config.size)
+    # Squares to train on lie anywhere along the longer side.
+    squares = View(config.stride, config.pool_size, crops=1)
     return (
-        frame_pool(seen, view, config.pool, run / "frames.npy", workers),
+        frame_pool(seen, squares, config.pool, run / "frames.npy", workers),
         frame_pool(held_out, view, config.validation_frames, run / "validation.npy", workers),
     )
 

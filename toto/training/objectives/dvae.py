@@ -19,14 +19,14 @@ class TrainDVAEObjective(TokenizerObjective):
     def __init__(
         self,
         config: TrainDVAE,
-        train: UInt8[np.ndarray, "n 3 height width"],
-        validation: UInt8[np.ndarray, "m 3 height width"],
+        train: UInt8[np.ndarray, "n 3 side side"],
+        validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
         self.config = config
         torch.manual_seed(config.loop.seed)
         self.dvae = DVAE(config.tokenizer)
         if config.init_frames:
-            self.dvae.init_codes(some_of(train, config.init_frames, config.loop.seed))
+            self.dvae.init_codes(some_of(train, config.init_frames, config.loop.seed, config))
         super().__init__(config, self.dvae, train, validation)
         self.modules = nn.ModuleDict({"dvae": self.dvae, "mean": self.mean})
         self.phases: tuple[Phase, ...] = (

@@ -13,6 +13,7 @@ from toto.tokenizers.base import TokenizerModule
 from toto.tokenizers.quality import psnr, usage
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import TrainTokenizer
+from toto.training.objectives.augmentation import augment, draw
 from toto.training.objectives.base import Batch, Objective
 from toto.training.parallel import ALONE, World
 
@@ -26,10 +27,10 @@ class TokenizerObjective(Objective):
         self,
         config: TrainTokenizer,
         tokenizer: TokenizerModule,
-        train: UInt8[np.ndarray, "n 3 height width"],
-        validation: UInt8[np.ndarray, "m 3 height width"],
+        train: UInt8[np.ndarray, "n 3 side side"],
+        validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
-        self.train, self.held_out = train, validation
+        self.recipe, self.train, self.held_out = config, train, validation
         self.seed, self.batch, self.micro_batch = config.loop.seed, config.batch, config.micro_batch
         self.tokenizer = tokenizer
         self.mean = AveragedModel(tokenizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -43,8 +44,10 @@ class TokenizerObjective(Objective):
             here = epochs == epoch
             key = key_of(self.seed, "frames", int(epoch))
             chosen[here] = permute(ranks[here], size, key)
-        mine = np.sort(chosen)[world.share(self.batch)]
-        return list(torch.from_numpy(self.train[mine]).split(self.micro_batch))
+        mine = world.share(self.batch)
+        draws = draw(self.batch, key_of(self.seed, "augment", step), mine)
+        frames = torch.from_numpy(self.train[np.sort(chosen)[mine]])
+        return list(augment(frames, self.recipe, draws).split(self.micro_batch))
 
     def size(self, batch: Batch) -> int:
         return len(batch)
@@ -74,8 +77,8 @@ class TokenizerObjective(Objective):
 
 
 def some_of(
-    frames: UInt8[np.ndarray, "n 3 height width"], count: int, key: int
-) -> UInt8[Tensor, "m 3 height width"]:
-    """`count` of a pool's frames, or all of them, drawn by `key`."""
-    chosen = permute(np.arange(min(count, len(frames))), len(frames), key)
-    return torch.from_numpy(frames[np.sort(chosen)])
+    pool: UInt8[np.ndarray, "n 3 side side"], count: int, key: int, recipe: TrainTokenizer
+) -> UInt8[Tensor, "m 3 size size"]:
+    """`count` of a pool's frames, or all of them, drawn by `key`, as training sees them."""
+    chosen = np.sort(permute(np.arange(min(count, len(pool))), len(pool), key))
+    return augment(torch.from_numpy(pool[chosen]), recipe, draw(len(chosen), key))

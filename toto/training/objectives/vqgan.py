@@ -22,8 +22,8 @@ class TrainVQGANObjective(TokenizerObjective):
     def __init__(
         self,
         config: TrainVQGAN,
-        train: UInt8[np.ndarray, "n 3 height width"],
-        validation: UInt8[np.ndarray, "m 3 height width"],
+        train: UInt8[np.ndarray, "n 3 side side"],
+        validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
         self.config = config
         torch.manual_seed(config.loop.seed)
@@ -101,7 +101,7 @@ class TrainVQGANObjective(TokenizerObjective):
         if not isinstance(quantizer, VectorQuantizer):
             return
         weight = quantizer.embedding.weight
-        frames = some_of(self.train, self.config.revive_frames, key).to(weight.device)
+        frames = some_of(self.train, self.config.revive_frames, key, self.config).to(weight.device)
         with torch.no_grad():
             parts = [self.vqgan.latents(to_signed(some)) for some in frames.split(self.micro_batch)]
         torch.manual_seed(key % 2**63)
