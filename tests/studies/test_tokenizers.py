@@ -136,6 +136,28 @@ def test_frames_are_those_asked_for(folder, tmp_path):
     assert [*tmp_path.iterdir()] == [tmp_path / "videos"]
 
 
+def test_codes_in_another_precision_stand_beside(folder, frames):
+    tokenizers = [folder / "tokenizer0", folder / "tokenizer1"]
+    items = read_sources([str(folder / "images")])
+    found = evaluate(tokenizers, items, None, size=SIDE, workers=0, precisions=("fp32", "bf16"))
+    for i, one in enumerate(tokenizers):
+        exact, rough = found.tokenizers[2 * i : 2 * i + 2]
+        assert (exact.tokenizer, exact.same_codes) == (f"{one}, fp32", 1.0)
+        codes = [
+            load_tokenizer(one, precision=precision).encode(torch.from_numpy(frames))
+            for precision in ("fp32", "bf16")
+        ]
+        assert rough.tokenizer == f"{one}, bf16"
+        assert rough.same_codes == pytest.approx(float((codes[0] == codes[1]).float().mean()))
+        assert 0.5 < rough.same_codes < 1
+        assert rough.fingerprint != exact.fingerprint
+    assert "same codes" in found.text() and "100.000%" in found.text()
+    assert [
+        one.same_codes
+        for one in evaluate(tokenizers[:1], items, None, size=SIDE, workers=0).tokenizers
+    ] == [None]
+
+
 def test_what_cannot_be_evaluated(folder):
     items = read_sources([str(folder / "images")])
     for folders, size, said in (

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from toto.cli.parse import Command, command
+from toto.tokenizers.sizes import Precision
 
 
 def tokenizer_convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
@@ -85,6 +86,7 @@ def tokenizer_eval(
     size: int = 128,
     batch: int = 32,
     features: str | None = None,
+    precision: tuple[Precision, ...] = (),
     workers: int = 2,
     device: str = "auto",
 ) -> None:
@@ -99,6 +101,8 @@ def tokenizer_eval(
         batch: frames that are encoded and decoded at once
         features: what Fréchet distances are of: inception:FILE, or another encoder like
             dinov2:FOLDER; by default there are none
+        precision: fp32 bf16, say, to compare each tokenizer's codes in both; by default it is the
+            tokenizer's own
         workers: processes that decode media
         device: auto (cuda, mps, cpu in that order) or a device's name
     """
@@ -108,7 +112,9 @@ def tokenizer_eval(
 
     items = read_sources(source, out)
     picked = str(pick_device(device))
-    found = evaluate(tokenizer, items, out, frames, size, batch, workers, picked, features)
+    found = evaluate(
+        tokenizer, items, out, frames, size, batch, workers, picked, features, precision
+    )
     print(found.text())
     if out is not None:
         print(out)

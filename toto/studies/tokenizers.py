@@ -26,6 +26,7 @@ from toto.studies.frechet import Frechet, load_features
 from toto.studies.jpeg import jpeg_within
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokenizers.quality import psnr, usage
+from toto.tokenizers.sizes import Precision
 
 _AT_ONCE = 32  # frames that are compared at once
 _COLOUR_BITS = 24.0
@@ -54,6 +55,7 @@ class TokenizerResult:
     """One tokenizer on all frames."""
 
     tokenizer: str
+    """its folder, and its precision where several were asked for"""
     fingerprint: str
     quality: Quality
     """its bits are those of codes that are equally likely: codes a frame, log2 codebook each"""
@@ -69,6 +71,8 @@ class TokenizerResult:
     encoded_per_second: float
     """frames, on their device already"""
     decoded_per_second: float
+    same_codes: float | None = None
+    """share of its codes that are those of the first precision; None where there is one alone"""
     jpeg: Quality | None = None
     """the best JPEG within the same bits; None if none is so small"""
 
@@ -92,11 +96,12 @@ class Evaluation:
         names = ["mean colour", *(result.tokenizer for result in self.tokenizers)]
         wide = max(map(len, names)) + 2
         distances = () if self.features is None else ("Fréchet",)
+        same = () if self.tokenizers[0].same_codes is None else ("same codes",)
         columns = ("PSNR", "SSIM", *distances, "bits", "coded", "used", "of", "dead", "perplexity")
         of = f"; Fréchet distances of {self.features}" if self.features else ""
         lines = [
             f"{self.frames} frames of {self.size} px, on {self.device}{of}",
-            " " * wide + "".join(f"{x:>11}" for x in (*columns, "encode/s", "decode/s")),
+            " " * wide + "".join(f"{x:>11}" for x in (*columns, "encode/s", "decode/s", *same)),
             _line("mean colour", wide, self.mean_colour),
         ]
         for one in self.tokenizers:
@@ -105,6 +110,7 @@ class Evaluation:
                 + f"{one.entropy_coded:>11,.0f}{one.used:>11,}{one.codebook_size:>11,}"
                 + f"{one.dead:>11,}{one.perplexity:>11,.1f}"
                 + f"{one.encoded_per_second:>11,.1f}{one.decoded_per_second:>11,.1f}"
+                + ("" if one.same_codes is None else f"{one.same_codes:>11.3%}")
             )
             if one.jpeg is not None:
                 lines.append(_line("  JPEG", wide, one.jpeg))
@@ -127,8 +133,11 @@ def evaluate(
     workers: int = 2,
     device: str = "cpu",
     features: str | None = None,
+    precisions: Sequence[Precision] = (),
 ) -> Evaluation:
-    """Pass frames spread evenly over the items through each tokenizer.
+    """Pass frames spread evenly over the items through each tokenizer, in its own precision.
+
+    With `precisions`, through each of these, and codes are compared with those of the first.
 
     Writes `out/tokenizers.json` and `out/reconstructions.png`, if there is an `out`. Memory grows
     with `count` alone, by 0.3 MB a frame of 128 px, however many videos and tokenizers there are.
@@ -142,8 +151,15 @@ def evaluate(
     at_least(16, size=size)
     if not folders:
         raise UserError("no tokenizer: name the folders of one or more")
-    tokenizers = {str(folder): load_tokenizer(folder, device) for folder in folders}
-    for name, tokenizer in tokenizers.items():
+    several = len(precisions) > 1
+    tokenizers = {
+        (folder, f"{folder}, {precision}" if several else str(folder)): load_tokenizer(
+            folder, device, precision
+        )
+        for folder in folders
+        for precision in precisions or (None,)
+    }
+    for (_, name), tokenizer in tokenizers.items():
         if not tokenizer.codebook_size:
             raise UserError(f"{name} keeps the pixels as they are: there is nothing to judge")
     for tokenizer in tokenizers.values():  # a size that does not fit is told before all decoding
@@ -154,8 +170,12 @@ def evaluate(
     shown = np.unique(np.linspace(0, len(frames) - 1, _SHOWN).astype(int))
     rows, results = {"frames": frames[shown]}, []
     jpegs: dict[int, Quality | None] = {}
-    for name, tokenizer in tokenizers.items():
-        result, made = _evaluate(name, tokenizer, frames, batch, device, distance)
+    first: dict[Path, Tensor] = {}
+    for (folder, name), tokenizer in tokenizers.items():
+        result, codes, made = _evaluate(name, tokenizer, frames, batch, device, distance)
+        if several:
+            same = codes == first.setdefault(folder, codes)
+            result = replace(result, same_codes=float(same.float().mean()))
         rows[name] = made[shown]
         bits = math.floor(result.quality.bits)
         if bits not in jpegs:
@@ -187,8 +207,8 @@ def _evaluate(
     batch: int,
     device: str,
     distance: Frechet | None,
-) -> tuple[TokenizerResult, Frames]:
-    """The result, without JPEG's, and the reconstructions."""
+) -> tuple[TokenizerResult, Tensor, Frames]:
+    """The result, without JPEG's, the codes, and the reconstructions."""
     _pass(tokenizer, frames[:batch].to(device))  # the first pass takes longer than others
     codes, made, seconds = [], [], np.zeros(2)
     with progress("reconstruct", len(frames), "frames") as advance:
@@ -201,18 +221,24 @@ def _evaluate(
     all_codes, all_made = torch.cat(codes), torch.cat(made)
     used, perplexity = usage(all_codes, tokenizer.codebook_size)
     places = all_codes[0].numel()
-    return TokenizerResult(
-        tokenizer=name,
-        fingerprint=tokenizer.fingerprint,
-        quality=_quality(frames, all_made, places * math.log2(tokenizer.codebook_size), distance),
-        codebook_size=tokenizer.codebook_size,
-        used=int(used),
-        dead=tokenizer.codebook_size - int(used),
-        perplexity=perplexity,
-        entropy_coded=places * math.log2(perplexity),
-        encoded_per_second=len(frames) / seconds[0],
-        decoded_per_second=len(frames) / seconds[1],
-    ), all_made
+    return (
+        TokenizerResult(
+            tokenizer=name,
+            fingerprint=tokenizer.fingerprint,
+            quality=_quality(
+                frames, all_made, places * math.log2(tokenizer.codebook_size), distance
+            ),
+            codebook_size=tokenizer.codebook_size,
+            used=int(used),
+            dead=tokenizer.codebook_size - int(used),
+            perplexity=perplexity,
+            entropy_coded=places * math.log2(perplexity),
+            encoded_per_second=len(frames) / seconds[0],
+            decoded_per_second=len(frames) / seconds[1],
+        ),
+        all_codes,
+        all_made,
+    )
 
 
 def _pass(tokenizer: Tokenizer, frames: Frames) -> tuple[Tensor, Frames, tuple[float, float]]:

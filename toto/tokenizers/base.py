@@ -167,10 +167,14 @@ class TokenizerModule(nn.Module):
 
     @contextmanager
     def _own_precision(self, device: torch.device) -> Iterator[None]:
-        """Whatever training is around, and without TF32, which convolutions have by default."""
+        """Whatever training is around, and whether or not it may round to TF32.
+
+        In "bf16" what is left of fp32, like the product that decides a code, may be: its operands
+        have been rounded to less.
+        """
         convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
         before = convolutions.allow_tf32, products.allow_tf32
-        convolutions.allow_tf32 = products.allow_tf32 = False
+        convolutions.allow_tf32 = products.allow_tf32 = self.precision == "bf16"
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 yield

@@ -1,14 +1,8 @@
 """How good a tokenizer is: what survives of the frames, and how its codes are used."""
 
-from pathlib import Path
-from typing import get_args
-
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-
-from toto.tokenizers.base import load_tokenizer
-from toto.tokenizers.sizes import Precision
 
 
 def psnr(
@@ -28,13 +22,3 @@ def usage(codes: Int[Tensor, "..."], codebook_size: int) -> tuple[float, float]:
     counts = torch.bincount(codes.flatten().long(), minlength=codebook_size).double()
     shares = counts[counts > 0] / counts.sum()
     return float((counts > 0).sum()), float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def agreement(folder: Path, frames: UInt8[Tensor, "n 3 height width"]) -> float:
-    """Share of codes that the tokenizer in `folder` gives in bf16 as it does in fp32.
-
-    Only that of a trained tokenizer means something, on frames like those it will see.
-    """
-    device = str(frames.device)
-    exact, rough = (load_tokenizer(folder, device, p).encode(frames) for p in get_args(Precision))
-    return float((exact == rough).float().mean())
