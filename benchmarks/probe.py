@@ -30,7 +30,7 @@ from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
 from toto.tokens.store import TokenDataset
 from toto.training.device import pick_device
-from toto.training.optimizer import build_optimizer, clip_gradients
+from toto.training.optimizer import build_optimizers, clip_gradients
 
 GRID, CODEBOOK, ITEMS, CLASSES = 16, 8192, 512, 100
 SIZES = {"base": BASE, "large": LARGE, "1b": ONE_B}
@@ -122,7 +122,7 @@ class Contender:
         self.device = next(model.parameters()).device
         self.probes = Probes(config, labelled, labelled, banks)
         self.probes.modules.to(self.device)
-        self.optimizers = [build_optimizer(p.module, p.optimizer) for p in self.probes.phases]
+        self.optimizers = [build_optimizers(p.module, p.optimizer) for p in self.probes.phases]
         self.times: dict[str, list[float]] = {"cpu": [], "wall": []}
         # Its own time, where that is all of it: others on the machine take none of that.
         alone = torch.get_num_threads() == 1 and self.device.type == "cpu"
@@ -131,7 +131,7 @@ class Contender:
     def step(self, turn: int) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
         ((rows, epoch, count),) = self.probes.batches(turn)
-        for phase, optimizer in zip(self.probes.phases, self.optimizers, strict=True):
+        for phase, (optimizer,) in zip(self.probes.phases, self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
             loss, _ = phase.loss((rows.to(self.device), epoch, count), turn)
             loss.backward()

@@ -15,7 +15,7 @@ from toto.studies.config import MupStudy
 from toto.studies.mup import MupResult, markov_chains, measure
 from toto.tokens.vocabulary import Vocabulary
 from toto.training.config import AdamW
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 
 VOCABULARY = Vocabulary(codebook_size=30, rows=2, cols=2)
 CODES = 64
@@ -82,7 +82,7 @@ def test_rates_and_decays_are_those_of_the_mup_package(mup):
     config = AdamW(learning_rate=0.02, weight_decay=0.3)
     settings = []
     for model, optimizer in (
-        (ours, build_optimizer(ours, config, ours.rate_factor)),
+        (ours, *build_optimizers(ours, config, ours.rate_factor)),
         (theirs, mup.MuAdamW(theirs.parameters(), lr=0.02, weight_decay=0.3)),
     ):
         names = {id(p): name for name, p in model.named_parameters()}
@@ -107,7 +107,7 @@ def test_training_takes_the_course_of_the_mup_package(mup):
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizers = {
-        ours: build_optimizer(ours, config, ours.rate_factor),
+        ours: build_optimizers(ours, config, ours.rate_factor)[0],
         theirs: mup.MuAdamW(groups, lr=0.02, weight_decay=0.3, betas=config.betas),
     }
     losses = {}

@@ -26,7 +26,7 @@ from toto.tokens.vocabulary import OFFSET, VIDEO, Vocabulary
 from toto.training.config import AdamW
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 from toto.training.parallel import World
 
 SIZE = LlamaSize(width=16, layers=3, heads=2, mlp_width=24, init_std=0.3)
@@ -101,7 +101,7 @@ def test_a_layers_decay_shrinks_with_its_rate_where_it_should():
         module = nn.Linear(2, 2)
         before = module.weight.detach().clone()
         config = AdamW(learning_rate=0.1, weight_decay=0.5)
-        optimizer = build_optimizer(module, config, lambda name: 0.25, alike)
+        (optimizer,) = build_optimizers(module, config, lambda name: 0.25, alike)
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()

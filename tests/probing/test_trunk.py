@@ -22,7 +22,7 @@ from toto.probing.trunk import next_token_phase, trainable_copy
 from toto.tasks.images import probe_images
 from toto.tokens.store import TokenDataset
 from toto.training.loop import train
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 from toto.training.schedule import learning_rate
 
 CONFIG = ProbeTraining(
@@ -141,7 +141,7 @@ def end_of(data: TokenDataset, run: Path) -> dict[str, torch.Tensor]:
     from toto.training.parallel import ALONE
 
     probes = objective(data)
-    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in probes.phases]
+    optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in probes.phases]
     checkpoints = Checkpoints(run, probes, optimizers, ALONE, CONFIG.loop(24, "cpu"))
     assert checkpoints.restore() == STEPS
     return {name: value.clone() for name, value in probes.modules.state_dict().items()}

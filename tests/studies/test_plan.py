@@ -25,7 +25,7 @@ from toto.tokens.patches import PatchGrid
 from toto.training.checkpoint import Checkpoints
 from toto.training.config import Loop, Pretrain
 from toto.training.objectives.next_token import NextToken
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 from toto.training.parallel import ALONE, place
 
 ROOT = Path(__file__).parents[2]
@@ -278,10 +278,10 @@ def test_disk_is_what_checkpoints_take(datasets, tmp_path):
         place(objective.modules, torch.device("cpu"), ALONE, "none")
         objective.initialise()
         (phase,) = objective.phases
-        optimizer = build_optimizer(phase.module, phase.optimizer)
+        (optimizer,) = build_optimizers(phase.module, phase.optimizer)
         phase.loss(objective.batches(0)[0], 0)[0].backward()
         optimizer.step()
-        run, optimizers = tmp_path / str(width), [(phase, optimizer)]
+        run, optimizers = tmp_path / str(width), [(phase, [optimizer])]
         with Checkpoints(run, objective, optimizers, ALONE, TINY.loop) as checkpoints:
             checkpoints.save(1)
         files = (run / "checkpoints" / "step-000001").iterdir()

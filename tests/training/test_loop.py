@@ -27,7 +27,7 @@ from tests.training.toys import (
 from toto.training.checkpoint import Checkpoints
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 from toto.training.parallel import ALONE
 
 
@@ -48,10 +48,10 @@ def uninterrupted(data, tmp_path_factory) -> Path:
 
 def state(objective, folder: Path) -> dict[str, torch.Tensor]:
     """All weights and all of the optimizers' state in the newest checkpoint."""
-    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
+    optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in objective.phases]
     assert Checkpoints(folder, objective, optimizers, ALONE, LOOP).restore() == LOOP.steps
     found = {name: value.clone() for name, value in objective.modules.state_dict().items()}
-    for phase, optimizer in optimizers:
+    for phase, (optimizer,) in optimizers:
         for i, moments in optimizer.state_dict()["state"].items():
             found |= {f"{phase.name}.{i}.{name}": value for name, value in moments.items()}
     assert any("exp_avg_sq" in name for name in found)
@@ -195,7 +195,7 @@ def test_one_checkpoint_of_each_hour_stays(tmp_path):
         os.utime(path, (written * hour, written * hour))
     objective = Adversaries()
     loop = replace(LOOP, keep_checkpoints=2, keep_hours=1.0)
-    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
+    optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in objective.phases]
     with Checkpoints(tmp_path, objective, optimizers, ALONE, loop) as checkpoints:
         checkpoints.save(9)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -205,7 +205,7 @@ def test_one_checkpoint_of_each_hour_stays(tmp_path):
 def test_a_checkpoint_holds_the_state_at_its_step(tmp_path):
     """Whatever training does to the weights while it is written."""
     objective = Adversaries()
-    optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in objective.phases]
+    optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in objective.phases]
     before = {n: value.clone() for n, value in objective.modules.state_dict().items()}
     with Checkpoints(tmp_path, objective, optimizers, ALONE, LOOP) as checkpoints:
         checkpoints.save(1)
@@ -259,10 +259,10 @@ def test_stray_gradients_do_not_leak(tmp_path):
     trained = Adversaries()
     train(trained, replace(LOOP, steps=6), tmp_path, "test")
     plain = Adversaries()
-    optimizers = [build_optimizer(p.module, p.optimizer) for p in plain.phases]
+    optimizers = [build_optimizers(p.module, p.optimizer) for p in plain.phases]
     for step in range(6):
         torch.manual_seed(LOOP.seed * 1_000_003 + step)
-        for phase, optimizer in zip(plain.phases, optimizers, strict=True):
+        for phase, (optimizer,) in zip(plain.phases, optimizers, strict=True):
             parameters = list(phase.module.parameters())
             loss = sum(phase.loss(batch, step)[0] for batch in plain.batches(step))
             for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -323,7 +323,7 @@ def test_a_bad_step_can_be_left_out(tmp_path):
             tmp_path / f"{step}/checkpoints/step-{step:06d}",
         )
         fresh = Adversaries()
-        optimizers = [(p, build_optimizer(p.module, p.optimizer)) for p in fresh.phases]
+        optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in fresh.phases]
         Checkpoints(tmp_path / str(step), fresh, optimizers, ALONE, loop).restore()
         at[step] = fresh.generator.weight.detach().clone()
     assert torch.equal(at[3], at[4])
@@ -345,7 +345,7 @@ def test_bad_steps_are_counted_over_resumes(tmp_path):
 def test_only_matrices_decay_and_frozen_parameters_stay():
     module = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3), "norm": nn.RMSNorm(3)})
     module["b"].requires_grad_(False)
-    optimizer = build_optimizer(module, Adversaries().phases[0].optimizer)
+    (optimizer,) = build_optimizers(module, Adversaries().phases[0].optimizer)
     decays = {
         name: group["weight_decay"]
         for group in optimizer.param_groups

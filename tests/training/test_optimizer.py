@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from toto.training.config import AdamW
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 
 CONFIG = AdamW(learning_rate=0.1, weight_decay=0.5, eps=1e-12)
 
@@ -20,7 +20,7 @@ def stepped(gradient: float, factor=None) -> tuple[dict, dict]:
     torch.manual_seed(0)
     net = Net()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    optimizer = build_optimizer(net, CONFIG, *([factor] if factor else []))
+    (optimizer,) = build_optimizers(net, CONFIG, *([factor] if factor else []))
     for p in net.parameters():
         if p.requires_grad:
             p.grad = torch.full_like(p, gradient)
@@ -54,12 +54,12 @@ def test_a_factor_scales_the_step_alone():
 
 def test_a_schedule_multiplies_by_each_groups_factor():
     net = Net()
-    optimizer = build_optimizer(net, CONFIG, quarter)
+    (optimizer,) = build_optimizers(net, CONFIG, quarter)
     names = {id(p): name for name, p in net.named_parameters()}
     found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
     assert set(found) == {"wide.weight", "wide.bias", "narrow.weight", "narrow.bias"}
     for name, group in found.items():
         assert group["factor"] == quarter(name)
         assert group["lr"] == pytest.approx(CONFIG.learning_rate * quarter(name))
-    plain = build_optimizer(net, CONFIG).param_groups
-    assert [group["factor"] for group in plain] == [1.0, 1.0]
+    (plain,) = build_optimizers(net, CONFIG)
+    assert [group["factor"] for group in plain.param_groups] == [1.0, 1.0]

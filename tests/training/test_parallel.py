@@ -110,6 +110,16 @@ def test_two_processes_that_divide_the_model_take_the_course_of_one(data, alone,
     assert_same_course(alone, tmp_path / "run")
 
 
+def test_two_processes_that_divide_what_muon_makes_orthogonal_take_the_course_of_one(
+    data, tmp_path
+):
+    """Widths that two processes do not divide evenly; and the run of one goes on as theirs."""
+    uneven = ["--muon", "--mlp-width", "49", "--learning-rate", "1e-3"]
+    pretrain(data, tmp_path / "alone", 0, *uneven)
+    pretrain(data, tmp_path / "divided", 2, *uneven, "--sharding", "all")
+    assert_same_course(tmp_path / "alone", tmp_path / "divided", tolerance=1e-4)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path):
     done = subprocess.run(
         command(data, tmp_path / "run", 2, "--batch", "6"),

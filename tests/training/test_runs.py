@@ -1,4 +1,5 @@
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
         for name in ("config.json", "model.safetensors"):
             whole = (tmp_path / "whole/tokenizer" / name).read_bytes()
             assert (killed / "tokenizer" / name).read_bytes() == whole
+
+
+def test_a_run_with_muon_goes_on_after_a_kill(recipe, tmp_path):
+    recipe = replace(recipe, muon=True)
+    pretrain(recipe, tmp_path / "whole")
+    for moment in (12, 16):
+        killed = tmp_path / str(moment)
+        assert run_until_write(moment, killed, pretrain, recipe, killed) == -signal.SIGKILL
+        assert list((killed / "checkpoints").glob("step-*"))
+        pretrain(recipe, killed)
+        assert weights(killed) == weights(tmp_path / "whole")
 
 
 def test_a_run_begins_with_the_weights_of_another(recipe, tmp_path):

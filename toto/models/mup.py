@@ -22,7 +22,7 @@ strong, as in the `mup` package's MuAdamW: a step then shrinks weights of all wi
 and their running mean is over as many steps. nanoGPT-mup leaves it at w, with which wide matrices
 hardly decay and the balance between update and decay depends on the width.
 
-`Llama.fill` and `Llama.rate_factor` hold the first two columns, `build_optimizer` the third.
+`Llama.fill` and `Llama.rate_factor` hold the first two columns, `build_optimizers` the third.
 """
 
 import math

@@ -23,7 +23,7 @@ from toto.studies import mup_plots
 from toto.studies.config import MupStudy, Row
 from toto.training.config import AdamW
 from toto.training.device import pick_device
-from toto.training.optimizer import build_optimizer
+from toto.training.optimizer import build_optimizers
 from toto.training.schedule import learning_rate
 
 
@@ -135,7 +135,7 @@ def measure(study: MupStudy, run: Row) -> Row:
 
 
 def _train(model: Llama, config: AdamW, study: MupStudy, seed: int, steps: int) -> None:
-    optimizer = build_optimizer(model, config, model.rate_factor)
+    (optimizer,) = build_optimizers(model, config, model.rate_factor)
     for step in range(steps):
         tokens = markov_chains(model.vocabulary, study.batch, study.positions, (step, seed))
         optimizer.zero_grad()

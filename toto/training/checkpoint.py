@@ -25,7 +25,7 @@ from toto.training.parallel import World, is_sharded
 # It warns, in whichever thread, of what it was told.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
-Optimizers = Sequence[tuple[Phase, Optimizer]]
+Optimizers = Sequence[tuple[Phase, list[Optimizer]]]
 
 
 class Checkpoints:
@@ -60,8 +60,8 @@ class Checkpoints:
             no_dist=not self.sharded,
         )
         set_model_state_dict(self.objective.modules, state["modules"])
-        for phase, optimizer in self.optimizers:
-            set_optimizer_state_dict(phase.module, optimizer, state["optimizers"][phase.name])
+        for phase, its in self.optimizers:
+            set_optimizer_state_dict(phase.module, its, state["optimizers"][phase.name])
         return max(steps)
 
     def save(self, step: int) -> None:
@@ -127,8 +127,8 @@ class Checkpoints:
         return {
             "modules": get_model_state_dict(self.objective.modules),
             "optimizers": {
-                phase.name: get_optimizer_state_dict(phase.module, optimizer)
-                for phase, optimizer in self.optimizers
+                phase.name: get_optimizer_state_dict(phase.module, its)
+                for phase, its in self.optimizers
             },
         }
 

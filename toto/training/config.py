@@ -122,6 +122,8 @@ class Pretrain:
     """the training loop"""
     optimizer: AdamW = field(default_factory=AdamW)
     """the optimizer"""
+    muon: bool = False
+    """the blocks' matrices are trained by Muon, at AdamW's learning rate and weight decay"""
     init_from: Path | None = None
     """a saved model, or a run with one, whose weights this one begins with"""
     data: tuple[Path, ...] = ()
@@ -155,6 +157,8 @@ class Pretrain:
     def __post_init__(self) -> None:
         at_least(1, frames=self.frames, validation_sequences=self.validation_sequences)
         within(0, 1, validation_fraction=self.validation_fraction)
+        if self.muon and self.model.mup_base is not None:
+            raise UserError("muP's learning rates are AdamW's: train without muon, or without muP")
         check_batch(self.batch, self.micro_batch)
         if self.weights and len(self.weights) != len(self.data):
             raise UserError(f"{len(self.weights)} weights for {len(self.data)} data sets")

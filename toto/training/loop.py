@@ -21,7 +21,7 @@ from toto.training.interrupts import Interrupted, Interrupts
 from toto.training.meter import Meter, Step
 from toto.training.metrics import MetricsLog, read_metrics
 from toto.training.objectives.base import Batch, Objective
-from toto.training.optimizer import build_optimizer, clip_gradients, gradient_norm
+from toto.training.optimizer import build_optimizers, clip_gradients, gradient_norm
 from toto.training.parallel import (
     ALONE,
     World,
@@ -63,7 +63,9 @@ def train(
     optimizers = [
         (
             phase,
-            build_optimizer(phase.module, phase.optimizer, phase.rate_factor, phase.decays_alike),
+            build_optimizers(
+                phase.module, phase.optimizer, phase.rate_factor, phase.decays_alike, phase.muon
+            ),
         )
         for phase in objective.phases
     ]
@@ -139,8 +141,9 @@ def _take(
 ) -> Step:
     """One step of all phases; one whose gradient is not finite changes nothing."""
     taken = Step(step, units=sum(objective.size(batch) for batch in batches))
-    for phase, optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    for phase, its in optimizers:
+        for optimizer in its:
+            optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
             before_backward(phase.module, last=i == len(batches) - 1)
             with record_function("forward"), autocast(device, precision):
@@ -153,13 +156,14 @@ def _take(
                 taken.own_norms[phase.name] = gradient_norm(phase.module)
             add_gradients(world, phase.module)
         rate = learning_rate(phase.optimizer, step, loop.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        with record_function("optimizer"):
+        with record_function("optimizer"), autocast(device, precision):
             norm = whole(clip_gradients(phase.module, phase.optimizer.clip))
-            # Read on the device by the fused kernel, so that nothing waits for it.
-            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            optimizer.step()
+            for optimizer in its:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["factor"]
+                # Read on the device, so that nothing waits for it.
+                optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+                optimizer.step()
         taken.norms[phase.name] = norm
     return taken
 

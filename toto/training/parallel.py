@@ -197,13 +197,24 @@ def _sharded(module: nn.Module) -> list[FSDPModule]:
 @torch.no_grad()
 def fill(parameter: Tensor, whole: Tensor) -> None:
     """Give a parameter its values; where it is divided, each process takes its part of them."""
-    if isinstance(parameter, DTensor):
-        mesh, placements = parameter.device_mesh, parameter.placements
-        whole = whole.to(parameter.to_local().device)
-        mine = distribute_tensor(whole, mesh, placements, src_data_rank=None)
-        parameter.to_local().copy_(mine.to_local())
-    else:
-        parameter.copy_(whole)
+    mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    mine.copy_(own_part(whole.to(mine.device), parameter))
+
+
+def own_part(whole: Tensor, like: Tensor) -> Tensor:
+    """What this process holds of a whole, divided as another tensor is."""
+    if not isinstance(like, DTensor):
+        return whole
+    mesh, placements = like.device_mesh, like.placements
+    return distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+
+
+def all_parts(part: Tensor, like: Tensor) -> Tensor:
+    """The whole of which each process holds a part, divided as another tensor is."""
+    if not isinstance(like, DTensor):
+        return part
+    mesh, placements, shape, stride = like.device_mesh, like.placements, like.shape, like.stride()
+    return DTensor.from_local(part, mesh, placements, shape=shape, stride=stride).full_tensor()
 
 
 def whole(value: Tensor) -> Tensor:

@@ -61,7 +61,14 @@ class Autoregressive(Objective):
             self.model = self.build()
         self.modules = nn.ModuleDict({"model": self.model})
         self.phases = (
-            Phase("model", self.model, config.optimizer, self.loss, self.model.rate_factor),
+            Phase(
+                "model",
+                self.model,
+                config.optimizer,
+                self.loss,
+                self.model.rate_factor,
+                muon=config.muon,
+            ),
         )
         self._losses = self.losses
         self.parts = {

@@ -36,6 +36,8 @@ class Phase:
     """a parameter's name in `module` to its learning rate as a factor of the optimizer's"""
     decays_alike: bool = True
     """whether a step decays all parameters alike (muP), or each by its factor (layer decay)"""
+    muon: bool = False
+    """whether Muon, and not AdamW, trains the matrices of the module's blocks"""
 
 
 class Objective(ABC):
