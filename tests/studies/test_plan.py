@@ -21,7 +21,6 @@ from toto.recipes.pretrain import RECIPES
 from toto.studies import speed
 from toto.studies.plan import USABLE, plan, stages
 from toto.tokens.loader import Sequences, freeze
-from toto.tokens.patches import PatchGrid
 from toto.training.checkpoint import Checkpoints
 from toto.training.config import Loop, Pretrain
 from toto.training.objectives.next_token import NextToken
@@ -234,16 +233,14 @@ def test_patches_and_what_they_predict(tmp_path):
     patches = save_patches(tmp_path / "patches", 4)
     pixels = make_dataset(source, patches, tmp_path / "pixels")
     recipe = replace(TINY, weights=(), data=(pixels.folder,))
-    itself, to_codes = (
-        plan(recipe, 1, "l40s", [pixels], target=target) for target in (None, codes.vocabulary)
-    )
+    itself, to_codes = (plan(recipe, 1, "l40s", [pixels], targets) for targets in ((), [codes]))
     assert itself.token_bytes == 8 * 3 * pixels.view.size**2
     for found, outputs in ((itself, 48), (to_codes, codes.vocabulary.size)):
         model = PatchLlama(TINY.model, 4, found.ends.outputs)
         assert found.ends.of(TINY.model) == sum(p.numel() for p in model.parameters())
-        assert f"patches of 48 values, head {outputs}" in found.text()
+        assert f"patch 48 values, head {outputs}" in found.text()
         assert "16 patches a sequence" in found.text()
-    without_data = plan(replace(recipe, data=()), 1, "l40s", layout=PatchGrid(4, 2, 2))
+    without_data = plan(replace(recipe, data=(), reads="patches", grid=2), 1, "l40s", patch=4)
     assert without_data.ends == itself.ends
 
 
@@ -267,21 +264,24 @@ def test_data_sets_that_cannot_be_mixed_are_refused(datasets, tmp_path):
         plan(TINY, 1, "l40s", [datasets[0], foreign])
 
 
-def test_disk_is_what_checkpoints_take(datasets, tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_disk_is_what_checkpoints_take(datasets, tmp_path, muon):
     """The difference of two widths: what frames a tensor in a file is the same for both."""
     planned, written = [], []
     for width in (16, 64):
-        recipe = replace(TINY, model=LlamaSize(width=width, layers=2, heads=2, mlp_width=32))
+        size = LlamaSize(width=width, layers=2, heads=2, mlp_width=32)
+        recipe = replace(TINY, model=size, muon=muon)
         planned.append(plan(recipe, 1, "l40s", datasets).checkpoint_bytes)
         sequences = [Sequences(freeze(datasets, (2, 1), 4, 0, "train", 0.0))] * 2
         objective = NextToken(recipe, *sequences)
         place(objective.modules, torch.device("cpu"), ALONE, "none")
         objective.initialise()
         (phase,) = objective.phases
-        (optimizer,) = build_optimizers(phase.module, phase.optimizer)
+        its = build_optimizers(phase.module, phase.optimizer, muon=muon)
         phase.loss(objective.batches(0)[0], 0)[0].backward()
-        optimizer.step()
-        run, optimizers = tmp_path / str(width), [(phase, [optimizer])]
+        for optimizer in its:
+            optimizer.step()
+        run, optimizers = tmp_path / str(width), [(phase, its)]
         with Checkpoints(run, objective, optimizers, ALONE, TINY.loop) as checkpoints:
             checkpoints.save(1)
         files = (run / "checkpoints" / "step-000001").iterdir()
@@ -289,6 +289,18 @@ def test_disk_is_what_checkpoints_take(datasets, tmp_path):
     assert written[1] - written[0] == pytest.approx(planned[1] - planned[0], rel=0.01)
     # 30 steps and a checkpoint every 20 never make three.
     assert ": 2 of " in plan(TINY, 1, "l40s", datasets).text()
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"), [("base_256", "14.4B"), ("imagenet_dvae_32", "14.4B"), ("large", "3.60B")]
+)
+def test_what_is_of_imagenet_alone_reads_no_video(tmp_path, name, epoch):
+    """Toto, Table 2, has 3.6B codes of 16x16 in an epoch."""
+    said = made(tmp_path, *f"plan {name} --gpus 8 --gpu h200".split())
+    rows = [line.split() for line in said if "%" in line and line.split()[0] != "measured"]
+    shares = {row[0]: row[1:] for row in rows if row[1].endswith("%")}
+    assert shares["ImageNet"][2] == epoch
+    assert ("Ego4D" in shares) == (name == "large")
 
 
 def test_the_text_is_narrow_and_aligned():

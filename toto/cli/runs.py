@@ -102,24 +102,14 @@ def plan(arguments: list[str], prog: str) -> None:
     default = _Planned(recipe=recipes[name](), gpu=tyro.MISSING)
     asked = parse(_Planned, arguments[1:], f"{prog} {name}", default)
     from toto.studies import plan as plans
-    from toto.tokens.patches import PatchGrid
     from toto.tokens.store import TokenDataset
-    from toto.tokens.vocabulary import Layout, Vocabulary
 
-    recipe, grid = asked.recipe, asked.recipe.grid or plans.PAPER_VOCABULARY.rows
-    codes = Vocabulary(recipe.codebook_size or plans.PAPER_VOCABULARY.codebook_size, grid, grid)
-    layout: Layout = codes
-    target = None
-    if recipe.reads.startswith("patches"):
-        layout = PatchGrid(asked.patch, grid, grid)
-        target = codes if recipe.reads == "patches_to_codes" else None
     datasets, targets = (
-        [TokenDataset(path) for path in paths] for paths in (recipe.data, recipe.targets)
+        [TokenDataset(path) for path in paths]
+        for paths in (asked.recipe.data, asked.recipe.targets)
     )
-    if datasets:
-        target = targets[0].vocabulary if targets else None
-    mixture = plans.imagenet() if name.startswith("imagenet") else ()
-    found = plans.plan(recipe, asked.gpus, asked.gpu, datasets, layout, target, mixture)
+    mixture = plans.imagenet() if name in pretrain_recipes.OF_IMAGENET else ()
+    found = plans.plan(asked.recipe, asked.gpus, asked.gpu, datasets, targets, mixture, asked.patch)
     print(found.text())
 
 

@@ -110,7 +110,7 @@ class Memory:
     gradients: int
     """fp32; of the micro-batches before"""
     optimizer: int
-    """AdamW's two running means in fp32"""
+    """its running means in fp32"""
     casts: int
     """the bf16 copies of the matrices that autocast makes for a forward pass"""
     activations: int
@@ -133,6 +133,7 @@ def training_memory(
     compiled: bool = False,
     shards: int = 1,
     recompute: float = 0.0,
+    muon: bool = False,
 ) -> Memory:
     """The memory of training on micro-batches of `micro_batch` sequences of `positions`.
 
@@ -148,11 +149,16 @@ def training_memory(
     return Memory(
         weights=-(-4 * parameters // shards),
         gradients=-(-4 * parameters // shards),
-        optimizer=-(-8 * parameters // shards),
+        optimizer=-(-optimizer_bytes(size, ends, muon) // shards),
         casts=2 * matrix_parameters(size, ends.products) if bf16 else 0,
         activations=tokens * kept,
         logits=tokens * 3 * 4 * ends.outputs,
     )
+
+
+def optimizer_bytes(size: LlamaSize, ends: Ends, muon: bool) -> int:
+    """AdamW's two running means in fp32; Muon has one of the blocks' matrices."""
+    return 8 * ends.of(size) - (4 * size.block_parameters() if muon else 0)
 
 
 def block_activations(size: LlamaSize, bf16: bool, compiled: bool) -> int:

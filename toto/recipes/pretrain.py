@@ -370,3 +370,8 @@ RECIPES = {
     "demo_dvae_8_to_16": demo_dvae_8_to_16,
     "demo_dvae_8_to_16_50k": demo_dvae_8_to_16_50k,
 }
+
+# What the paper trains on ImageNet alone.
+OF_IMAGENET = {"base_256", "large_256", "1b_256"} | {
+    name for name in RECIPES if name.startswith("imagenet_")
+}

@@ -12,6 +12,7 @@ from toto.models.cost import (
     Gpu,
     Memory,
     gpu_named,
+    optimizer_bytes,
     patch_ends,
     token_ends,
     training_flops,
@@ -109,7 +110,7 @@ class Plan:
     fit: Fit
     """as the recipe says"""
     divided: Fit
-    """weights, gradients and AdamW's means are divided by all GPUs"""
+    """weights, gradients and the optimizer's means are divided by all GPUs"""
     token_bytes: int | float
     """of what is stored"""
     checkpoint_bytes: int
@@ -141,7 +142,7 @@ class Plan:
         size = self.recipe.model
         ends = f"table {self.ends.outputs:,}"
         if isinstance(self.layout, PatchGrid):
-            ends = f"patches of {self.layout.values} values, head {self.ends.outputs:,}"
+            ends = f"patch {self.layout.values} values, head {self.ends.outputs:,}"
         return [
             f"{self.ends.of(size):,} parameters: width {size.width}, layers {size.layers}, "
             f"heads {size.heads}, SwiGLU {size.mlp_width}, {ends}"
@@ -188,8 +189,9 @@ class Plan:
             mode += f", {loop.recompute:.0%} recomputed"
         if loop.sharding != "none":
             mode += f", the first three divided by {_shards(self.recipe, self.gpus)}"
+        optimizer = "Muon and AdamW" if self.recipe.muon else "AdamW"
         lines = [
-            f"  weights {_gib(memory.weights)} + gradients {_gib(memory.gradients)} + AdamW "
+            f"  weights {_gib(memory.weights)} + gradients {_gib(memory.gradients)} + {optimizer} "
             f"{_gib(memory.optimizer)} + bf16 copies {_gib(memory.casts)}",
             f"+ activations {_gib(memory.activations)} + logits {_gib(memory.logits)} "
             f"({mode}, micro-batch {self.recipe.micro_batch})",
@@ -242,14 +244,14 @@ def plan(
     gpus: int,
     gpu: str,
     datasets: Sequence[TokenDataset] = (),
-    layout: Layout = PAPER_VOCABULARY,
-    target: Vocabulary | None = None,
+    targets: Sequence[TokenDataset] = (),
     mixture: Sequence[Source] = (),
+    patch: int = 16,
 ) -> Plan:
     """Plan a run of `recipe` on `gpus` GPUs of a kind.
 
-    On data sets; without any on a `mixture`, by default the paper's, in frames of `layout`. What
-    patches predict are the tokens of `target`, or else patches.
+    On data sets, and targets for their patches; without any on a `mixture`, by default the paper's,
+    of what the recipe reads and predicts. Patches have sides of `patch` pixels then.
 
     Raises:
         UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
@@ -260,8 +262,10 @@ def plan(
     if recipe.loop.precision == "fp32":
         raise UserError("precision fp32: plans are for bf16, whose speed was measured")
     sources = tuple(mixture) or paper_mixture(recipe.frames)
+    layout, target = _without_data(recipe, patch)
     if datasets:
         sources, layout = _sources(recipe, datasets), datasets[0].layout
+        target = targets[0].vocabulary if targets else None
     ends = _ends(recipe.model, layout, target)
     tokens, flops = _tokens_and_flops(recipe, layout, ends)
     drawn = tuple(_drawn(source, sources, recipe, layout, tokens) for source in sources)
@@ -283,13 +287,22 @@ def plan(
         token_bytes=_stored(datasets)
         if datasets
         else _bytes_of(layout) * sum(d.epoch for d in drawn),
-        # Weights and AdamW's two means.
-        checkpoint_bytes=12 * ends.of(recipe.model),
+        checkpoint_bytes=4 * ends.of(recipe.model)
+        + optimizer_bytes(recipe.model, ends, recipe.muon),
         speeds=(
             speed_of(recipe, layout, flops.causal / tokens, gpu, recipe.loop.compile),
             speed_of(recipe, layout, flops.causal / tokens, gpu, not recipe.loop.compile),
         ),
     )
+
+
+def _without_data(recipe: Pretrain, patch: int) -> tuple[Layout, Vocabulary | None]:
+    """What a recipe reads, and the tokens that its patches predict, if they do."""
+    grid = recipe.grid or PAPER_VOCABULARY.rows
+    codes = Vocabulary(recipe.codebook_size or PAPER_VOCABULARY.codebook_size, grid, grid)
+    if not recipe.reads.startswith("patches"):
+        return codes, None
+    return PatchGrid(patch, grid, grid), codes if recipe.reads == "patches_to_codes" else None
 
 
 def _ends(size: LlamaSize, layout: Layout, target: Vocabulary | None) -> Ends:
@@ -415,6 +428,7 @@ def _fit(recipe: Pretrain, layout: Layout, ends: Ends, gpus: int, gpu: Gpu, shar
             compiled=recipe.loop.compile,
             shards=shards,
             recompute=recipe.loop.recompute,
+            muon=recipe.muon,
         )
 
     usable = USABLE * gpu.memory
