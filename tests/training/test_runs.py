@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
         for name in ("config.json", "model.safetensors"):
             whole = (tmp_path / "whole/tokenizer" / name).read_bytes()
             assert (killed / "tokenizer" / name).read_bytes() == whole
+
+
+def test_a_tokenizer_run_goes_on_without_its_source(tmp_path):
+    source = make_videos(tmp_path / "videos", [12] * 8, side=8)
+    recipe: TrainDVAE = replace(TRAIN_DVAE, source=(str(source),), stride=1, pool=60)
+    train_tokenizer(recipe, tmp_path / "whole", 0)
+    killed = tmp_path / "killed"
+    run_until_write(15, killed, train_tokenizer, recipe, killed, 0)
+    assert (killed / "validation.npy").exists() and not (killed / "tokenizer").exists()
+    shutil.rmtree(source)
+    resume(TrainTokenizer, killed, 0)
+    name = "tokenizer/model.safetensors"
+    assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_run_with_muon_goes_on_after_a_kill(recipe, tmp_path):

@@ -290,6 +290,15 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers).requires_grad_(False)
 
 
+def test_weights_of_lpips_that_cannot_be_are_told_before_anything_is_decoded(tmp_path):
+    (tmp_path / "lpips.safetensors").write_bytes(b"no weights")
+    source = str(make_images(tmp_path / "images", 4))
+    recipe = replace(RECIPE, perceptual=tmp_path / "lpips.safetensors", source=(source,))
+    with pytest.raises(UserError, match=r"lpips.safetensors cannot be read"):
+        train_tokenizer(recipe, tmp_path / "run", 0)
+    assert not list((tmp_path / "run").glob("*.npy"))
+
+
 def test_the_perceptual_loss_is_lpips(tmp_path):
     torch.manual_seed(0)
     network, lins = vgg16(), [torch.rand(1, width, 1, 1) for width in (64, 128, 256, 512, 512)]

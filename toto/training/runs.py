@@ -24,6 +24,7 @@ from toto.training.loop import train
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_patch import NextPatch
 from toto.training.objectives.next_token import NextToken
+from toto.training.objectives.perceptual import Perceptual
 from toto.training.objectives.vqgan import TrainVQGANObjective
 from toto.training.parallel import World, in_turn, join_world, one_writer
 
@@ -87,6 +88,8 @@ def train_tokenizer(config: TrainTokenizer, run: Path, workers: int, profile: bo
         raise UserError("no source is given: a folder, a file, or a CSV file")
     with join_world(device) as world, one_writer(run, world):
         shares = shares_of(config.batch, config.micro_batch, "frames", world)
+        if isinstance(config, TrainVQGAN) and config.perceptual:
+            Perceptual(config.perceptual)  # says what is wrong with it before all decoding
         pools = in_turn(world, lambda: _pools(config, run, workers))
         objective = _OBJECTIVES[type(config)](config, *pools)
         if world.is_first:
@@ -198,7 +201,11 @@ def _check_reads(
 
 
 def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames to train on and to validate on."""
+    """Frames to train on and to validate on; once decoded, the source is not needed."""
+    train, validation = run / "frames.npy", run / "validation.npy"
+    if train.exists() and validation.exists():
+        _begin(config, run, {})
+        return np.load(train, mmap_mode="r"), np.load(validation, mmap_mode="r")
     items = read_sources(config.source, run)
     _begin(config, run, {})
     # A source too small to spare an item is validated on what it is trained on.
@@ -209,8 +216,8 @@ def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray,
     # Squares to train on lie anywhere along the longer side.
     squares = View(config.stride, config.pool_size, crops=1)
     return (
-        frame_pool(seen, squares, config.pool, run / "frames.npy", workers),
-        frame_pool(held_out, view, config.validation_frames, run / "validation.npy", workers),
+        frame_pool(seen, squares, config.pool, train, workers),
+        frame_pool(held_out, view, config.validation_frames, validation, workers),
     )
 
 
