@@ -131,6 +131,11 @@ def test_study_tokens(folder, warm):
     assert out == "statistics" and said[0] == "tokens: 32 codes, 4x4 of them a frame"
     assert said[2].split()[1:3] == [f"{codes.size:,}", str(len(np.unique(codes)))]
     assert "1-grams" in (folder / "statistics" / "tokens.svg").read_text()
+    # The same from the tokenizer and the media.
+    more = ["--source", "world", "--size", "32", "--out", "of-media"]
+    *its, _ = warm.made(folder, "study", "tokens", "tok/tokenizer", *more)
+    assert its[0] == "of-media/datasets/tok-tokenizer: 32 codes, 4x4 of them a frame"
+    assert its[1:] == said[1:]
 
 
 def test_inspect(folder, warm):
@@ -386,6 +391,7 @@ MISTAKES = {
     "tokenizer eval tok/tokenizer --source world --size 33": ["33x33", "8"],
     "tokenizer eval tok/tokenizer --source world --frames 0": ["frames 0", "at least 1"],
     "study tokens --out new": ["no token data set"],
+    "study tokens tokens --source world --size 32 --out new": ["tokens", "not a tokenizer"],
     "study tokens run --out new": ["run", "not a token data set"],
     "study tokens unfinished --out new": ["unfinished", "toto tokenize", "again"],
     "inspect nowhere": ["nowhere"],

@@ -10,6 +10,7 @@ from toto.cli.parse import Command, command
 from toto.recipes import demo as demo_recipes
 from toto.recipes.demo import Demo
 from toto.studies.config import MupStudy, RepresentationStudy
+from toto.tokens.config import Ingest
 
 
 def demo(
@@ -61,18 +62,29 @@ def study_curves(
 
 
 def study_tokens(
-    dataset: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DATASET")],
+    what: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="WHAT")],
     out: Path,
+    source: tuple[str, ...] = (),
+    settings: OmitArgPrefixes[Ingest] = Ingest(),  # noqa: B008
+    workers: int = 2,
+    device: str = "auto",
 ) -> None:
     """Count n-grams of codes, and what a code's neighbours say of it; see docs/tokenizers.md.
 
     Args:
-        dataset: token data sets, one for each tokenizer that is compared
-        out: folder to write to; what was counted there is not counted again
+        what: token data sets, one for each tokenizer that is compared; or with a source, tokenizers
+        out: folder to write to; what was made and counted there is not made and counted again
+        source: media that each of the tokenizers makes codes of, see docs/data.md
+        settings: how it does
+        workers: processes that decode, for each device
+        device: auto (every GPU, or mps, or cpu), or devices like cuda:0,cuda:1
     """
     from toto.studies.tokens import study_tokens as run
+    from toto.studies.tokens import tokenize_with
 
-    for found in run(dataset, out):
+    if source:
+        what = tokenize_with(what, source, out / "datasets", settings, workers, device)
+    for found in run(what, out):
         print(found.text())
     print(out)
 

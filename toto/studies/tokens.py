@@ -1,8 +1,9 @@
-"""Statistics of codes: `toto study tokens DATASET... --out DIR` (paper, figures 3, 12 and 13).
+"""Statistics of codes: `toto study tokens WHAT... --out DIR` (paper, figures 3, 12 and 13).
 
 An n-gram is n consecutive codes of a frame in raster order; none spans two frames.
 """
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from jaxtyping import Bool
 from toto.config import from_dict, read_json, write_json
 from toto.errors import UserError
 from toto.files import only_writer
+from toto.media.sources import read_sources
 from toto.progress import progress
 from toto.studies.ngrams import Keys, Spectrum, Tally, counted
 from toto.studies.token_plots import rank_frequency
+from toto.tokens.config import Ingest
+from toto.tokens.ingest import ingest, report_failures
 from toto.tokens.reading import Codes
 from toto.tokens.store import TokenDataset
+from toto.training.device import pick_devices
 
 COVERED = (50, 90, 99)
 """per cent of all occurrences"""
@@ -110,6 +115,29 @@ class TokenStatistics:
             if found.spectrum.total
         ]
         return "\n".join(lines)
+
+
+def tokenize_with(
+    tokenizers: Sequence[Path],
+    source: Sequence[str],
+    out: Path,
+    settings: Ingest,
+    workers: int,
+    device: str,
+) -> tuple[Path, ...]:
+    """A token data set below `out` of the same media by each tokenizer, called after its folder.
+
+    Raises:
+        UserError: a folder holds no tokenizer, or the source or settings are none.
+    """
+    if settings.online:
+        raise UserError("online: codes that are counted are stored")
+    items, devices = read_sources(source, out), pick_devices(device)
+    folders = tuple(out / "-".join(p for p in one.parts if p != one.anchor) for one in tokenizers)
+    for tokenizer, folder in zip(tokenizers, folders, strict=True):
+        command = f"toto study tokens {tokenizer} --source {shlex.join(source)}"
+        report_failures(ingest(items, tokenizer, folder, settings, command, workers, devices))
+    return folders
 
 
 def study_tokens(datasets: Sequence[Path], out: Path) -> list[TokenStatistics]:
