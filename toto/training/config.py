@@ -61,15 +61,11 @@ def check_batch(batch: int, micro_batch: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loop:
-    """The training loop."""
+class Running:
+    """How any training runs."""
 
-    steps: int
-    """optimizer steps"""
     seed: int = 0
     """seed of initial weights, order of the data, and noise"""
-    device: str = "auto"
-    """auto (cuda, mps, cpu in that order) or a device's name"""
     precision: Precision = "auto"
     """compute in bf16 with fp32 weights, or in fp32; auto is bf16 where the hardware has it"""
     compile: bool = False
@@ -82,15 +78,29 @@ class Loop:
     recompute: float = 0.0
     """part of the blocks that compute their activations again in the backward pass rather than
     keep them: less memory, up to a third more time"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+    checkpoint_every: int = 1000
+    """steps between checkpoints; the last step always has one"""
+
+    def __post_init__(self) -> None:
+        at_least(1, log_every=self.log_every, checkpoint_every=self.checkpoint_every)
+        within(0, 1, recompute=self.recompute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop(Running):
+    """The training loop."""
+
+    steps: int
+    """optimizer steps"""
+    device: str = "auto"
+    """auto (cuda, mps, cpu in that order) or a device's name"""
     skip_bad_steps: int = 0
     """steps with a loss or gradient that is not finite that may be left out; one more ends the
     run"""
-    log_every: int = 10
-    """steps between lines of metrics.jsonl"""
     validate_every: int = 1000
     """steps between validations; the last step is always validated"""
-    checkpoint_every: int = 1000
-    """steps between checkpoints; the last step always has one"""
     keep_checkpoints: int = 2
     """checkpoints kept, the newest"""
     keep_hours: float | None = None
@@ -99,16 +109,14 @@ class Loop:
     """what gets the metrics beside metrics.jsonl; wandb and trackio are extras of those names"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(
             1,
             steps=self.steps,
-            log_every=self.log_every,
             validate_every=self.validate_every,
-            checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
         )
         at_least(0, skip_bad_steps=self.skip_bad_steps)
-        within(0, 1, recompute=self.recompute)
         positive(keep_hours=self.keep_hours)
 
 

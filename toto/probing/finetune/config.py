@@ -1,10 +1,10 @@
 """What full fine-tuning is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from toto.errors import at_least, fraction, positive, within
-from toto.training.config import AdamW, Loop, Precision, Sharding, check_batch, check_betas
+from toto.training.config import AdamW, Loop, Running, check_batch, check_betas
 
 AttentionKind = Literal["causal", "full"]
 HeadPool = Literal["mean", "attention"]
@@ -14,7 +14,7 @@ _BASE_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune:
+class FineTune(Running):
     """Full fine-tuning by labels: MAE's recipe for ViT-B, as far as it is not about pixels.
 
     (facebookresearch/mae: FINETUNE.md)
@@ -59,24 +59,9 @@ class FineTune:
     test_clips: int = 1
     """clips of each test video, evenly spaced; probabilities are averaged over them and over all
     stored crops"""
-    seed: int = 0
-    """seed of the head, the order of the clips, and all that is drawn"""
-    precision: Precision = "auto"
-    """compute in bf16 with fp32 weights, or in fp32; auto is bf16 where the hardware has it"""
-    compile: bool = False
-    """torch.compile of each block: faster steps after about a minute"""
-    deterministic: bool = False
-    """only deterministic kernels: slower, the same bits each time on one kind of device"""
-    sharding: Sharding = "none"
-    """none: every process holds all weights; all, node: they are divided among processes"""
-    recompute: float = 0.0
-    """part of the blocks that compute their activations again in the backward pass"""
-    log_every: int = 10
-    """steps between lines of metrics.jsonl"""
-    checkpoint_every: int = 1000
-    """steps between checkpoints; the last step always has one"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_batch(self.batch, self.micro_batch)
         at_least(1, epochs=self.epochs, test_clips=self.test_clips)
         positive(
@@ -103,19 +88,8 @@ class FineTune:
     def loop(self, clips: int, device: str = "auto") -> Loop:
         """The training loop for so many training clips."""
         steps = max(self.epochs * clips // self.batch, 1)
-        return Loop(
-            steps=steps,
-            seed=self.seed,
-            device=device,
-            precision=self.precision,
-            compile=self.compile,
-            deterministic=self.deterministic,
-            sharding=self.sharding,
-            recompute=self.recompute,
-            log_every=self.log_every,
-            validate_every=max(steps // 10, 1),
-            checkpoint_every=self.checkpoint_every,
-        )
+        running = {field.name: getattr(self, field.name) for field in fields(Running)}
+        return Loop(steps=steps, device=device, validate_every=max(steps // 10, 1), **running)
 
     def optimizer(self, clips: int) -> AdamW:
         """The optimizer for so many training clips."""
