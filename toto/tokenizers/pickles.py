@@ -132,21 +132,42 @@ def _load_zip(archive: zipfile.ZipFile, size: int, allowed: Collection[str]) -> 
 
 
 def _load_legacy(file: BufferedIOBase, size: int, allowed: Collection[str]) -> Any:
-    if _Unpickler(file, size, ()).load() != _MAGIC:
+    whole = _Whole(file)
+    if _Unpickler(whole, size, ()).load() != _MAGIC:
         raise UserError("a pickle that torch.save did not write")
     for _ in ("protocol", "system"):
-        _Unpickler(file, size, ()).load()
-    unpickler = _Unpickler(file, size, allowed)
+        _Unpickler(whole, size, ()).load()
+    unpickler = _Unpickler(whole, size, allowed)
     found = unpickler.load()
-    for key in _Unpickler(file, size, ()).load():
+    for key in _Unpickler(whole, size, ()).load():
         storage = unpickler.storages.pop(_plain(key))
-        (count,) = struct.unpack("<q", file.read(8))
+        (count,) = struct.unpack("<q", whole.read(8))
         if count != len(storage):
             raise UserError(f"damaged: {count} values where {len(storage)} belong")
         _fill(storage, file)
     if unpickler.storages:
         raise UserError(f"damaged: {len(unpickler.storages)} tensors have no values")
     return found
+
+
+class _Whole:
+    """What a pickle is read from; where it ends too early, that is what is said."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+
+    def read(self, count: int) -> bytes:
+        found = self._file.read(count)
+        return self._checked(found, len(found) == count)
+
+    def readline(self) -> bytes:
+        found = self._file.readline()
+        return self._checked(found, found.endswith(b"\n"))
+
+    def _checked(self, found: bytes, whole: bool) -> bytes:
+        if not whole:
+            raise UserError("cut short: it ends within a pickle")
+        return found
 
 
 def _fill(storage: Tensor, stored: BufferedIOBase) -> None:
@@ -171,7 +192,7 @@ class _Unpickler(_PythonUnpickler):
 
     dispatch = {code: run for code, run in _PythonUnpickler.dispatch.items() if code in _OPCODES}  # noqa: RUF012
 
-    def __init__(self, file: BufferedIOBase, size: int, allowed: Collection[str]) -> None:
+    def __init__(self, file: BufferedIOBase | _Whole, size: int, allowed: Collection[str]) -> None:
         super().__init__(file)
         self.storages: dict[str, Tensor] = {}
         self._left, self._allowed = size, allowed
@@ -202,7 +223,9 @@ class _Unpickler(_PythonUnpickler):
             raise UserError(f"refused: it holds {_named(kind)} that is no plain tensor")
         if _plain(key) not in self.storages:
             if type(count) is not int or not 0 <= count * dtype.itemsize <= self._left:
-                raise UserError(f"refused: it claims {count} values, more than it can hold")
+                raise UserError(
+                    f"refused: it claims {count} values, more than it holds: cut short or made up"
+                )
             self._left -= count * dtype.itemsize
             self.storages[key] = torch.empty(count, dtype=dtype)
         return self.storages[key]
