@@ -1,4 +1,5 @@
 import argparse
+import json
 import sys
 import types
 from pathlib import Path
@@ -6,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.commands import made, toto
+from tests.tokenizers.reference_diffusers import VQModel
 from tests.tokenizers.reference_vqgan import Reference, Shape, Weights, random_weights
 from toto.errors import UserError
 from toto.tokenizers.base import load_tokenizer
@@ -84,7 +86,16 @@ def llamagen_weights(weights: Weights, levels: int) -> Weights:
     return renamed
 
 
-def assert_same(folder: Path, reference: Reference, side: int, count: int = 2) -> None:
+def diffusers_folder(folder: Path, model: VQModel, **changes: object) -> tuple[Path, Path]:
+    """Weights and config.json as `save_pretrained` leaves them."""
+    folder.mkdir()
+    weights, config = folder / "diffusion_pytorch_model.safetensors", folder / "config.json"
+    save_file(model.state_dict(), weights)
+    config.write_text(json.dumps(model.config() | changes))
+    return weights, config
+
+
+def assert_same(folder: Path, reference: Reference | VQModel, side: int, count: int = 2) -> None:
     """Codes identical, images to rounding."""
     converted = load_tokenizer(folder)
     blocks = torch.randint(256, (count, 3, side // 8, side // 8), dtype=torch.uint8)
@@ -129,6 +140,96 @@ def test_llamagen_checkpoints(tmp_path, multipliers, place):
     torch.save(found | {place: llamagen_weights(weights, levels)}, tmp_path / "vq.pt")
     convert_taming(tmp_path / "vq.pt", None, tmp_path / "out")
     assert_same(tmp_path / "out", Reference(shape, weights, unit=True), 64)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("groups", [32, 8])
+def test_diffusers_folders(tmp_path, groups, first):
+    torch.manual_seed(0)
+    model = VQModel(Shape(300, 8, 32, (1, 2, 2), 2, (16, 64), 64, 16), groups, first)
+    files = diffusers_folder(tmp_path / "vqvae", model)
+    convert_taming(*files, tmp_path / "out")
+    assert_same(tmp_path / "out", model, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"norm_type": "spatial"}, "has norm_type 'spatial': we compute 'group' alone"),
+        ({"act_fn": "mish"}, "has act_fn 'mish'"),
+        ({"mid_block_add_attention": False}, "has mid_block_add_attention False"),
+        ({"in_channels": 4}, "has in_channels 4"),
+        ({"num_vq_embeddings": 301}, "has codebook_size 20, not 301 as .*config.json says"),
+        ({"down_block_types": ["DownEncoderBlock2D"] * 2}, r"has attention \[1\], not \[\] as"),
+        ({"norm_num_groups": 64}, "width 32 x 1 is no multiple of norm_groups 64"),
+        ({"vq_embed_dim": None}, "has code_width 4, not 8 as"),
+        ({"block_out_channels": []}, "does not describe a VQGAN"),
+        ({"block_out_channels": [0, 0]}, "does not describe a VQGAN"),
+        ({"down_block_types": 3}, "does not describe a VQGAN"),
+    ],
+)
+def test_a_vqmodel_that_is_another_is_refused(tmp_path, changes, said):
+    files = diffusers_folder(tmp_path / "vqvae", VQModel(SMALL), **changes)
+    refused(*files, tmp_path / "out", said)
+
+
+def test_a_vqmodel_needs_its_configuration(tmp_path):
+    weights, _ = diffusers_folder(tmp_path / "vqvae", VQModel(SMALL))
+    refused(weights, None, tmp_path / "out", "it needs the config.json beside it as --config")
+
+
+def test_a_decoder_with_other_attention_is_refused(tmp_path):
+    weights, config = diffusers_folder(tmp_path / "vqvae", VQModel(SMALL))
+    others = VQModel(Shape(20, 4, 32, (1, 2), 1, (), 16, 8)).state_dict()
+    mixed = {n: v for n, v in others.items() if n.startswith("decoder")}
+    mixed |= {n: v for n, v in VQModel(SMALL).state_dict().items() if not n.startswith("decoder")}
+    save_file(mixed, weights)
+    refused(weights, config, tmp_path / "out", r"decoder.up.1.attn.0.* is missing")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "first_stage_model.", "_orig_mod.", "_orig_mod.module.", "a.b.c."]
+)
+@pytest.mark.parametrize("of", ["CompVis", "LlamaGen", "diffusers"])
+def test_what_stands_before_all_names_is_left_out(tmp_path, prefix, of):
+    model = VQModel(SMALL)
+    weights = model.state_dict() if of == "diffusers" else random_weights(SMALL)
+    if of == "LlamaGen":
+        weights = llamagen_weights(weights, 2)
+    (tmp_path / "config.json").write_text(json.dumps(model.config()))
+    config = tmp_path / "config.json" if of == "diffusers" else None
+    wrapped = {prefix + name: value for name, value in weights.items()}
+    # Of other models in the same file.
+    wrapped |= {
+        "cond_stage_model.encoder.conv_in.weight": torch.zeros(3),
+        "encoder.x": torch.ones(1),
+    }
+    save_file(weights, tmp_path / "plain.safetensors")
+    torch.save({"state_dict": wrapped}, tmp_path / "wrapped.ckpt")
+    convert_taming(tmp_path / "plain.safetensors", config, tmp_path / "plain")
+    convert_taming(tmp_path / "wrapped.ckpt", config, tmp_path / "out")
+    plain, out = load_tokenizer(tmp_path / "plain"), load_tokenizer(tmp_path / "out")
+    assert out.fingerprint == plain.fingerprint
+
+
+def test_of_two_models_with_prefixes_neither_is_guessed(tmp_path):
+    weights = random_weights(SMALL)
+    both = {f"{p}.{name}": value for name, value in weights.items() for p in ("teacher", "student")}
+    torch.save(both, tmp_path / "x.pt")
+    said = r"holds 2 codebooks, under student\., teacher\.: which one"
+    refused(tmp_path / "x.pt", None, tmp_path / "out", said)
+    # Without a prefix is the model itself.
+    torch.save(weights | both, tmp_path / "x.pt")
+    convert_taming(tmp_path / "x.pt", None, tmp_path / "out")
+
+
+@pytest.mark.parametrize("empty", [{}, {"decay": 0.999}, None, {3: torch.zeros(1)}])
+def test_an_empty_running_mean_hides_nothing(tmp_path, empty):
+    weights = random_weights(SMALL)
+    torch.save({"ema": empty, "model": weights}, tmp_path / "x.pt")
+    convert_taming(tmp_path / "x.pt", None, tmp_path / "out")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert torch.equal(stored["encoder.conv_in.weight"], weights["encoder.conv_in.weight"])
 
 
 def test_lpips_comes_with_compvis_checkpoints(tmp_path):
@@ -196,8 +297,35 @@ def test_files_that_configure_nothing_are_refused(good, tmp_path, text):
             lambda w: w | {"decoder.conv_blocks.x.res.0": torch.zeros(9)},
             "conv_blocks.x.res.0 is unk",
         ),
-        (lambda w: w | {"quantize.embedding.weight": torch.zeros(9)}, "have other shapes"),
-        (lambda w: w | {"encoder.conv_in.weight": torch.zeros(())}, "have other shapes"),
+        (lambda w: w | {"encoder.conv_in.weight": torch.zeros(())}, r"conv_in.weight is \[\], not"),
+        *(
+            (lambda w, size=size: w | {"quantize.embedding.weight": torch.zeros(size)}, said)
+            for size, said in {
+                (9,): r"x.ckpt .*quantize.embedding.weight is \[9\], not of 2 dimensions",
+                (0, 4): r"x.ckpt .*quantize.embedding.weight is \[0, 4\]",
+                (70_000, 4): r"x.ckpt .*codebook_size 70000.*embedding.weight is \[70000, 4\]",
+            }.items()
+        ),
+        (
+            lambda w: w | {"encoder.conv_in.weight": torch.zeros(20, 3, 3, 3)},
+            r"x.ckpt .*down.0.block.0.conv1.weight has 32 channels, no multiple of the 20",
+        ),
+        (
+            lambda w: w | {"encoder.conv_in.weight": torch.zeros(16, 3, 3, 3)},
+            r"x.ckpt .*width 16 x 1 is no multiple.*\(encoder.conv_in.weight is \[16, 3, 3, 3\]",
+        ),
+        *(
+            (lambda w, bad=bad: w | {"quant_conv.bias": torch.tensor([0, bad, 0, 0])}, said)
+            for bad, said in [
+                (float("nan"), "x.ckpt is of no use: quant_conv.bias holds NaN or infinity"),
+                (float("inf"), "quant_conv.bias holds NaN"),
+                (torch.tensor(1e300, dtype=torch.float64), "quant_conv.bias holds NaN"),
+            ]
+        ),
+        (
+            lambda w: w | {f"decoder.up_blocks.{'9' * 5000}.resnets.0.conv1.bias": torch.zeros(1)},
+            r"does not fit: decoder\.up_blocks\.9999",
+        ),
     ],
 )
 def test_foreign_weights_are_refused(tmp_path, change, said):
@@ -214,7 +342,10 @@ def test_damaged_and_foreign_files_are_refused(good, tmp_path):
     for part in (0, 10, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.ckpt").write_bytes(whole[:part])
         refused(tmp_path / "cut.ckpt", None, out, "cut.ckpt")
-    refused(tmp_path / "nowhere.ckpt", None, out, "No such file")
+        (tmp_path / "cut.safetensors").write_bytes(whole[:part])
+        refused(tmp_path / "cut.safetensors", None, out, "cut.safetensors cannot be read: ")
+    for name in ("nowhere.ckpt", "nowhere.safetensors"):
+        refused(tmp_path / name, None, out, "No such file")
     for found in ([1, 2], {"state_dict": 3}, torch.zeros(3)):
         torch.save(found, tmp_path / "x.pt")
         refused(tmp_path / "x.pt", None, out, "holds no")

@@ -30,12 +30,13 @@ def tokenizer_convert_taming(
     config: Path | None = None,
     perceptual: Path | None = None,
 ) -> None:
-    """Make a tokenizer of a VQGAN checkpoint of CompVis or LlamaGen; nothing in it runs.
+    """Make a tokenizer of a VQGAN of CompVis, LlamaGen or diffusers; nothing in its file runs.
 
     Args:
-        checkpoint: what torch.save wrote, like last.ckpt or vq_ds16_c2i.pt
+        checkpoint: what torch.save wrote, like last.ckpt or vq_ds16_c2i.pt, or safetensors
         out: folder of the tokenizer
-        config: the model.yaml beside it, for a check; the weights say what their shape is
+        config: the model.yaml beside it, for a check; the weights say what their shape is. A
+            VQModel of diffusers needs its config.json
         perceptual: file to write the weights of LPIPS to, which CompVis' checkpoints hold beside
     """
     from toto.tokenizers.taming import convert_taming as run

@@ -156,12 +156,15 @@ class TokenizerModule(nn.Module):
         """The tokenizer with these weights; `where` names them in an error.
 
         Raises:
-            UserError: they are not exactly those of that size.
+            UserError: they are not exactly those of that size, or no numbers.
         """
         with torch.device("meta"):
             tokenizer = cls(size, precision)
         refuse_misfits(weights, tokenizer.state_dict(), where)
         floats = {name: value.float().contiguous() for name, value in weights.items()}
+        for name, value in floats.items():
+            if not value.isfinite().all():
+                raise UserError(f"{where} is of no use: {name} holds NaN or infinity")
         tokenizer.load_state_dict(floats, assign=True)
         return tokenizer.eval().requires_grad_(False)
 

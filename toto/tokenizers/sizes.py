@@ -91,7 +91,7 @@ class VQGANSize:
                 f"levels {' '.join(map(str, self.levels))} make {prod(self.levels)} codes, not "
                 f"codebook_size {self.codebook_size}"
             )
-        for multiplier in self.multipliers:
+        for multiplier in (1, *self.multipliers):
             if multiplier * self.width % self.norm_groups:
                 raise UserError(
                     f"width {self.width} x {multiplier} is no multiple of norm_groups "

@@ -4,9 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from toto.config import differences, from_dict, to_dict
@@ -15,15 +17,22 @@ from toto.files import folder_atomically, refuse_occupied, write_atomically
 from toto.tokenizers.pickles import describe, load_pickle
 from toto.tokenizers.sizes import VQGANSize
 from toto.tokenizers.vqgan import VQGAN
+from toto.tokenizers.vqgan_names import CODES, compvis_weights, without_prefix
 
 # What training leaves beside the weights: callbacks of Lightning, arguments, a best score.
 _ALLOWED = ("pytorch_lightning.*", "lightning.*", "argparse.Namespace", "numpy.*", "_codecs.encode")
 # Where weights lie, the running mean first.
 _PLACES = ("ema", "state_dict", "model")
-# Beside them: the loss' networks, counts of codes.
-_OURS = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.|quantize\.embedding\.weight$")
-_CODES = "quantize.embedding.weight"
+_PIXELS = "encoder.conv_in.weight"
 _PERCEPTUAL = re.compile(r"loss\.perceptual_loss\.((net|lin\d)\..*)")
+# What a VQModel of diffusers has to say of itself where its weights do not show it.
+_DIFFUSERS = {
+    "act_fn": "silu",
+    "norm_type": "group",
+    "mid_block_add_attention": True,
+    "in_channels": 3,
+    "out_channels": 3,
+}
 
 
 def convert_taming(
@@ -31,12 +40,12 @@ def convert_taming(
 ) -> None:
     """Write the VQGAN in a checkpoint to `out` as a tokenizer.
 
-    Its shape is read from the weights themselves. LlamaGen's names (FoundationVision/LlamaGen:
-    tokenizer/tokenizer_image/vq_model.py) are known too; its codes have length 1.
+    Its shape is read from the weights themselves. LlamaGen's names and those of diffusers' VQModel
+    are known too; LlamaGen's codes have length 1.
 
     Args:
-        checkpoint: what `torch.save` wrote.
-        config: CompVis' `model.yaml`; the weights must be as it says.
+        checkpoint: what `torch.save` wrote, or safetensors.
+        config: CompVis' `model.yaml`, or diffusers' `config.json`; the weights must be as it says.
         out: folder to write to.
         perceptual: file for the weights of LPIPS, which CompVis' checkpoints hold beside.
 
@@ -44,20 +53,22 @@ def convert_taming(
         UserError: a file is damaged or something else, or the two do not fit.
     """
     refuse_occupied(out)
-    held = _held_in(checkpoint)
-    weights, unit_codes = _weights_in(held, checkpoint)
-    try:
-        size = replace(_size_of(weights), unit_codes=unit_codes)
-    except KeyError as error:
-        raise UserError(f"{checkpoint} holds no VQGAN: it has no {error.args[0]}") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{checkpoint} holds no VQGAN: its weights have other shapes") from error
+    held = without_prefix(_held_in(checkpoint), str(checkpoint))
+    weights, family = compvis_weights(held)
+    if not weights:
+        raise UserError(f"{checkpoint} holds no VQGAN: it is {describe(held)}")
+    if family == "diffusers" and config is None:
+        raise UserError(
+            f"{checkpoint} has diffusers' names: its weights do not say how many channels are "
+            "normalised together, so it needs the config.json beside it as --config"
+        )
+    stated = _size_in(config) if config is not None else VQGANSize()
+    stated = replace(stated, unit_codes=family == "LlamaGen")
+    size = _size_of(weights, stated, str(checkpoint))
     tokenizer = VQGAN.of_weights(size, weights, str(checkpoint))
-    if config is not None:
-        stated = replace(_size_in(config), unit_codes=unit_codes)
-        different = differences(to_dict(size), to_dict(stated))
-        if different:
-            raise UserError(f"{checkpoint} has {', '.join(different)} as {config} says")
+    different = differences(to_dict(size), to_dict(stated))
+    if config is not None and different:
+        raise UserError(f"{checkpoint} has {', '.join(different)} as {config} says")
     if perceptual is not None:
         lpips = {m[1]: held[n].contiguous() for n in held if (m := _PERCEPTUAL.match(n))}
         if not lpips:
@@ -69,64 +80,78 @@ def convert_taming(
 
 def _held_in(checkpoint: Path) -> dict[str, Tensor]:
     """All weights of a checkpoint."""
+    if checkpoint.suffix == ".safetensors":
+        try:
+            return load_file(checkpoint)
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{checkpoint} cannot be read: {reason}") from error
     found = load_pickle(checkpoint, _ALLOWED)
-    held = found
-    for place in _PLACES:
-        if isinstance(found, Mapping) and isinstance(found.get(place), Mapping):
-            held = found[place]
-            break
-    if not isinstance(held, Mapping):
+    if not isinstance(found, Mapping):
         raise UserError(f"{checkpoint} holds no weights: it is {describe(found)}")
-    return {
-        name: value
-        for name, value in held.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    places = (_tensors(found.get(place)) for place in _PLACES)
+    return next(filter(None, places), _tensors(found))
 
 
-def _weights_in(held: Mapping[str, Tensor], checkpoint: Path) -> tuple[dict[str, Tensor], bool]:
-    """A VQGAN's weights under CompVis' names, and whether their own were LlamaGen's."""
-    weights = {name: value for name, value in held.items() if _OURS.match(name)}
-    if not weights:
-        raise UserError(f"{checkpoint} holds no VQGAN: it is {describe(held)}")
-    numbers = (re.match(r"\w+\.conv_blocks\.(\d+)\.", name) for name in weights)
-    last = max((int(number[1]) for number in numbers if number), default=None)
-    if last is None:
-        return weights, False
-    return {_compvis_name(name, last): value for name, value in weights.items()}, True
+def _tensors(held: object) -> dict[str, Tensor]:
+    """The tensors of a dict, by those of its keys that are text."""
+    items = held.items() if isinstance(held, Mapping) else ()
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
 
 
-def _compvis_name(name: str, last: int) -> str:
-    """CompVis' name for LlamaGen's; `last` is the number of its last resolution."""
-    name = re.sub(r"\.res\.(\d+)", r".block.\1", name)
-    name = re.sub(r"^encoder\.conv_blocks\.", "encoder.down.", name)
-    # Its decoder counts from the lowest resolution up.
-    up = re.match(r"decoder\.conv_blocks\.(\d+)", name)
-    if up:
-        name = f"decoder.up.{last - int(up[1])}{name[up.end() :]}"
-    middle = {"0": "block_1", "1": "attn_1", "2": "block_2"}
-    return re.sub(r"\.mid\.([012])\.", lambda match: f".mid.{middle[match[1]]}.", name)
-
-
-def _size_of(weights: Mapping[str, Tensor]) -> VQGANSize:
-    """The shape that the weights have.
+def _size_of(weights: Mapping[str, Tensor], stated: VQGANSize, where: str) -> VQGANSize:
+    """The shape that the weights have; what they do not show is as `stated`.
 
     Raises:
-        KeyError: one is missing that says it.
+        UserError: one that shows it is missing or strange, or there is no such shape.
     """
-    width = len(weights["encoder.conv_in.weight"])
-    codebook_size, code_width = weights[_CODES].shape
+    width = _shape(weights, _PIXELS, 4, where)[0]
+    codebook_size, code_width = _shape(weights, CODES, 2, where)
     levels = _count(weights, r"encoder\.down\.(\d+)\.")
-    outs = [len(weights[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
-    return VQGANSize(
-        codebook_size=codebook_size,
-        code_width=code_width,
-        latent_width=len(weights["encoder.conv_out.weight"]),
-        width=width,
-        multipliers=tuple(n_out // width for n_out in outs),
-        blocks=_count(weights, r"encoder\.down\.0\.block\.(\d+)\."),
-        attention=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in weights),
-    )
+    multipliers = []
+    for i in range(levels):
+        name = f"encoder.down.{i}.block.0.conv1.weight"
+        channels = _shape(weights, name, 4, where)[0]
+        if channels % width:
+            raise UserError(
+                f"{where} holds no VQGAN that we compute: {name} has {channels} channels, no "
+                f"multiple of the {width} of {_PIXELS}"
+            )
+        multipliers.append(channels // width)
+    try:
+        return replace(
+            stated,
+            codebook_size=codebook_size,
+            code_width=code_width,
+            latent_width=_shape(weights, "encoder.conv_out.weight", 4, where)[0],
+            width=width,
+            multipliers=tuple(multipliers),
+            blocks=_count(weights, r"encoder\.down\.0\.block\.(\d+)\."),
+            attention=tuple(
+                i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in weights
+            ),
+        )
+    except UserError as error:
+        shown = (f"{name} is {[*weights[name].shape]}" for name in (_PIXELS, CODES))
+        raise UserError(
+            f"{where} holds no VQGAN that we compute: {error} ({', '.join(shown)})"
+        ) from error
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int, where: str) -> list[int]:
+    """The shape of a weight that has so many dimensions.
+
+    Raises:
+        UserError: there is no such weight, or it has no such shape.
+    """
+    if name not in weights:
+        raise UserError(f"{where} holds no VQGAN: it has no {name}")
+    shape = [*weights[name].shape]
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(
+            f"{where} holds no VQGAN: {name} is {shape}, not of {dimensions} dimensions"
+        )
+    return shape
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
@@ -134,13 +159,15 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _size_in(config: Path) -> VQGANSize:
-    """The shape that a `model.yaml` states.
+    """The shape that a `model.yaml` or diffusers' `config.json` states.
 
     Raises:
         UserError: it is not one of a VQGAN that we compute.
     """
     try:
         values = yaml.safe_load(config.read_text())
+        if "block_out_channels" in values:
+            return from_dict(VQGANSize, _diffusers_size(values, config), str(config))
         values = values["model"]["params"] if "model" in values else values
         network = values["ddconfig"]
         if network.get("double_z") or values.get("remap"):
@@ -156,9 +183,34 @@ def _size_in(config: Path) -> VQGANSize:
             "attention": [i for i, s in enumerate(sides) if s in network["attn_resolutions"]],
         }
         return from_dict(VQGANSize, size, str(config))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         said = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "it is another's"
         raise UserError(f"{config} does not describe a VQGAN: {said}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{config} cannot be read as YAML: {reason}") from error
+
+
+def _diffusers_size(values: dict[str, Any], config: Path) -> dict[str, Any]:
+    """The fields of the shape that diffusers' `config.json` states.
+
+    Raises:
+        UserError: it is of a VQModel that we do not compute.
+        KeyError: it does not say all of it.
+    """
+    for key, ours in _DIFFUSERS.items():
+        if values.get(key, ours) != ours:
+            raise UserError(f"{config} has {key} {values[key]!r:.50}: we compute {ours!r} alone")
+    channels = values["block_out_channels"]
+    return {
+        "codebook_size": values["num_vq_embeddings"],
+        "code_width": values.get("vq_embed_dim") or values["latent_channels"],
+        "latent_width": values["latent_channels"],
+        "width": channels[0],
+        "multipliers": [n_out // channels[0] for n_out in channels],
+        "blocks": values["layers_per_block"],
+        "attention": [
+            i for i, kind in enumerate(values["down_block_types"]) if kind.startswith("Attn")
+        ],
+        "norm_groups": values.get("norm_num_groups", 32),  # a constant of its first versions
+    }
