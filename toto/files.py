@@ -47,7 +47,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
-    """Fill a hidden folder that takes the name `path` at the end, replacing what was there."""
+    """Fill a hidden folder that takes the name `path` at the end, replacing what was there.
+
+    Where `path` is a link, the folder that it leads to is replaced.
+    """
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -63,11 +67,15 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
 
 def refuse_occupied(out: Path) -> None:
-    """Refuse to write over anything.
+    """Refuse to write over anything, or to take a folder from under the user.
 
     Raises:
-        UserError: `out` is a file, or a folder that holds something.
+        UserError: `out` is a file, or a folder that holds something or is the present one.
     """
+    if out.resolve() == Path.cwd():
+        raise UserError(
+            f"{out} is the folder that you are in, which would be replaced: choose another"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds something already: choose another folder")
 

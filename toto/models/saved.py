@@ -12,7 +12,6 @@ Folders that others wrote under that architecture are read too: with other preci
 in shards, without `toto`. What our LLaMA does not compute is refused by its name in `config.json`.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,8 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from toto.config import from_dict, read_json, to_dict, write_json
 from toto.errors import UserError, positive
@@ -31,6 +29,7 @@ from toto.models.llama import Llama
 from toto.models.mup import fold
 from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
+from toto.models.weights import write_weights
 from toto.progress import console
 
 Saved = Llama | PatchLlama
@@ -61,14 +60,6 @@ _ASIDE = {
 _PRECISIONS = ("F64", "F32", "F16", "BF16")
 
 
-def weights_fingerprint(module: nn.Module) -> str:
-    """16 hex digits of a module's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def save_model(model: Saved, details: dict[str, Any], tokenizer_folder: Path, folder: Path) -> None:
     """Write `model` to `folder`, with `details` under the key `toto`, and its tokenizer.
 
@@ -78,11 +69,11 @@ def save_model(model: Saved, details: dict[str, Any], tokenizer_folder: Path, fo
         details = {**details, "mup_base": model.size.mup_base}
         console.print(f"muP (base width {model.size.mup_base}) is folded into a plain LLaMA")
         model = fold(model)
-    weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    weights = model.state_dict()
     if model.size.tied_head:
         del weights[HEAD]
     with folder_atomically(folder) as partial:
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        write_weights(partial / "model.safetensors", weights, {"format": "pt"})
         if isinstance(model, Llama):
             write_json(partial / "config.json", _hugging_face_config(model, details))
             write_json(partial / "generation_config.json", _generation_config(model, details))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toto.models.weights import write_weights
 from toto.probing.config import ProbeTraining
 from toto.probing.pooling import Bank
 from toto.tokens.mixture import key_of, permute
@@ -151,11 +151,11 @@ class Probes(Objective):
         if not world.is_first:
             return
         weights = {
-            f"{bank}.{name}": value.contiguous().cpu()
+            f"{bank}.{name}": value
             for bank, module in self.banks.items()
             for name, value in module.state_dict().items()
         }
-        save_file(weights, run / "probes.safetensors")
+        write_weights(run / "probes.safetensors", weights)
 
     def _loss(self, point: int) -> Callable[[Batch, int], tuple[Tensor, Metrics]]:
         def loss(batch: Batch, step: int) -> tuple[Tensor, Metrics]:

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
 
 from toto.api import Toto
 from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
+from toto.models.weights import write_weights
 from toto.probing.baselines.base import Baseline
 from toto.probing.clips import items_of
 from toto.probing.features import FrozenFeatures, Hidden, pick_layers
@@ -57,9 +57,7 @@ def export_features(
                 if not path.exists():
                     parts = [_pooled(features(clips[i]), pool) for i in rows.split(_AT_ONCE)]
                     states = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-                    partial = out / f".{path.name}.partial"
-                    save_file(states, partial)
-                    partial.replace(path)
+                    write_weights(path, states)
                 advance(len(rows))
         rows_table = pa.table(
             {

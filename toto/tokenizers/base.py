@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8, UInt16
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
-from toto.models.saved import weights_fingerprint
+from toto.files import folder_atomically
+from toto.models.weights import weights_fingerprint, write_weights
 from toto.tokenizers.sizes import Precision
 
 Kind = TypeVar("Kind", bound="TokenizerModule")
+
+_FILES = _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 Codes = Int[Tensor, "n rows cols"] | UInt8[Tensor, "n 3 height width"]
 """What a tokenizer makes of frames: codes; the kind `patches` leaves them pixels."""
@@ -47,7 +50,7 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's folder."""
+        """Write the tokenizer's folder, whole or not at all."""
         ...
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -117,12 +120,17 @@ class TokenizerModule(nn.Module):
         return fingerprint([to_dict(self.size), self.precision, weights_fingerprint(self)])
 
     def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        """Write the tokenizer's folder, whole or not at all; one that was there is replaced.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        if folder.exists() and any(path.name not in _FILES for path in folder.iterdir()):
+            raise UserError(f"{folder} holds something else: choose another folder")
         config = {"kind": self.kind, "size": to_dict(self.size), "precision": self.precision}
-        write_json(folder / "config.json", config | {"fingerprint": self.fingerprint})
+        with folder_atomically(folder) as partial:
+            write_weights(partial / _WEIGHTS, self.state_dict())
+            write_json(partial / _CONFIG, config | {"fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls: type[Kind], folder: Path, precision: Precision | None = None) -> Kind:
@@ -132,13 +140,13 @@ class TokenizerModule(nn.Module):
             UserError: the folder holds no such tokenizer, or its weights do not fit its
                 configuration.
         """
-        path = folder / "config.json"
+        path = folder / _CONFIG
         config = read_json(path, "a tokenizer")
         size: Any = from_dict(cls.size_kind, config.get("size"), str(path))
         precision = precision or config.get("precision", "fp32")
         if precision not in get_args(Precision):
             raise unknown("precision", str(precision), get_args(Precision))
-        weights = folder / "model.safetensors"
+        weights = folder / _WEIGHTS
         try:
             return cls.of_weights(size, load_file(weights), str(weights), precision)
         except (OSError, SafetensorError) as error:
@@ -232,7 +240,7 @@ def load_tokenizer(
     from toto.tokenizers.vqgan import VQGAN
 
     kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "patches": Patches, "vqgan": VQGAN}
-    kind = str(read_json(folder / "config.json", "a tokenizer").get("kind"))
+    kind = str(read_json(folder / _CONFIG, "a tokenizer").get("kind"))
     if kind not in kinds:
         raise unknown("kind of tokenizer", kind, kinds)
     return kinds[kind].load(folder, precision).to(device)

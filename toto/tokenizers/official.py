@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from toto.errors import UserError
-from toto.files import folder_atomically, only_writer, refuse_occupied
+from toto.files import only_writer, refuse_occupied
 from toto.tokenizers.download import download
 from toto.tokenizers.dvae import DVAE, ResidualBlock
 from toto.tokenizers.pickles import Inert, describe, load_pickle
@@ -50,8 +50,7 @@ def convert_dalle(encoder: Path, decoder: Path, out: Path) -> None:
                 raise UserError(
                     f"{where}: post_gain of {name} is {gain!r:.50}, not {block.post_gain}"
                 )
-    with folder_atomically(out) as partial:
-        tokenizer.save(partial)
+    tokenizer.save(out)
 
 
 def fetch_dalle(out: Path, encoder: str, decoder: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toto.config import differences, from_dict, to_dict
 from toto.errors import UserError
-from toto.files import folder_atomically, refuse_occupied, write_atomically
+from toto.files import refuse_occupied, write_atomically
 from toto.tokenizers.pickles import describe, load_pickle
 from toto.tokenizers.sizes import VQGANSize
 from toto.tokenizers.vqgan import VQGAN
@@ -74,8 +74,7 @@ def convert_taming(
         if not lpips:
             raise UserError(f"{checkpoint} holds no weights of LPIPS")
         write_atomically(perceptual, save(lpips))
-    with folder_atomically(out) as partial:
-        tokenizer.save(partial)
+    tokenizer.save(out)
 
 
 def _held_in(checkpoint: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from toto.config import differences, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
-from toto.files import folder_atomically, only_writer
+from toto.files import only_writer
 from toto.media.item import Item
 from toto.media.sources.roots import roots_of
 from toto.media.view import LIMITS, Limits
@@ -178,8 +178,7 @@ def _begin(out: Path, info: dict[str, Any], tokenizer: Tokenizer) -> None:
         raise UserError(f"{out} holds something else: choose another folder")
     (out / "shards").mkdir(exist_ok=True)
     shutil.rmtree(out / "tokenizer", ignore_errors=True)  # of a run that was killed here
-    with folder_atomically(out / "tokenizer") as partial:
-        tokenizer.save(partial)
+    tokenizer.save(out / "tokenizer")
     write_json(path, info)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from toto.config import from_dict, to_dict
@@ -19,6 +19,7 @@ from toto.files import folder_atomically
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
+from toto.models.weights import write_weights
 from toto.probing.finetune.network import Classifier
 from toto.tokens.store import TokenDataset
 from toto.training.adopt import details_of
@@ -60,7 +61,7 @@ def save_classifier(
         if size.tied_head:
             del trunk["lm_head.weight"]
         with folder_atomically(folder / "model") as partial:
-            save_file(trunk, partial / "model.safetensors")
+            write_weights(partial / "model.safetensors", trunk)
             shutil.copytree(dataset.tokenizer_folder, partial / "tokenizer")
     about = {
         "attention": model.attention,
@@ -69,9 +70,7 @@ def save_classifier(
         "size": to_dict(size),
         "rows": rows,
     }
-    partial_head = folder / f".{_HEAD}.partial"
-    save_file(head, partial_head, metadata={"toto": json.dumps(about)})
-    partial_head.replace(folder / _HEAD)
+    write_weights(folder / _HEAD, head, {"toto": json.dumps(about)})
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, list[str]]:
