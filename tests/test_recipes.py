@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import make_images, save_patches, tokenizer
+from tests.tiny import make_dataset, make_images, make_videos, save_patches, tokenizer
 from toto.cli.parse import parse
 from toto.cli.runs import _Pretrain
 from toto.errors import UserError
@@ -153,3 +153,14 @@ def test_a_row_is_not_trained_on_the_data_of_another(
     with pytest.raises(UserError, match=said):
         pretrain(recipe, tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_recipes_of_imagenet_refuse_videos(tmp_path):
+    make_videos(tmp_path / "both", [4])
+    make_images(tmp_path / "both", 4)
+    size = DVAESize(codebook_size=30, width=8, groups=1, blocks=1, decoder_input=8, patch=1)
+    tokenizer(size=size).save(tmp_path / "tokenizer")
+    both = make_dataset(tmp_path / "both", tmp_path / "tokenizer", tmp_path / "data", side=32)
+    recipe = replace(RECIPES["base_256"](), data=(both.folder,))
+    with pytest.raises(UserError, match="holds videos, this recipe reads images alone"):
+        pretrain(recipe, tmp_path / "run")

@@ -92,7 +92,7 @@ class _Planned:
     """side of a patch in pixels, for models of patches, where no data are given"""
 
 
-def plan(arguments: list[str], prog: str) -> None:
+def _plan(arguments: list[str], prog: str) -> None:
     """Say what a pre-training run will take: data, compute, memory, disk, days."""
     recipes = pretrain_recipes.RECIPES
     usage = f"usage: {prog} RECIPE --gpus N --gpu KIND [fields]"
@@ -101,15 +101,14 @@ def plan(arguments: list[str], prog: str) -> None:
         return
     default = _Planned(recipe=recipes[name](), gpu=tyro.MISSING)
     asked = parse(_Planned, arguments[1:], f"{prog} {name}", default)
-    from toto.studies import plan as plans
+    from toto.studies.plan import plan
     from toto.tokens.store import TokenDataset
 
+    recipe = asked.recipe
     datasets, targets = (
-        [TokenDataset(path) for path in paths]
-        for paths in (asked.recipe.data, asked.recipe.targets)
+        [TokenDataset(path) for path in paths] for paths in (recipe.data, recipe.targets)
     )
-    mixture = plans.imagenet() if name in pretrain_recipes.OF_IMAGENET else ()
-    found = plans.plan(asked.recipe, asked.gpus, asked.gpu, datasets, targets, mixture, asked.patch)
+    found = plan(recipe, asked.gpus, asked.gpu, datasets, targets, asked.patch)
     print(found.text())
 
 
@@ -124,5 +123,5 @@ COMMANDS: dict[str, Command] = {
         _Pretrain,
         pretrain_recipes.RECIPES,
     ),
-    "plan": plan,
+    "plan": _plan,
 }

@@ -94,6 +94,7 @@ def base_256() -> Pretrain:
         model=replace(BASE, rope_base=50_000.0),
         loop=Loop(steps=13_600),
         optimizer=AdamW(warmup_steps=500),
+        kind="image",
         frames=4,
         grid=32,
     )
@@ -192,6 +193,7 @@ def _of_imagenet(reads: Reads, codebook_size: int | None = None, grid: int = 16)
         recipe,
         loop=replace(recipe.loop, steps=-(-_EPOCHS * _IMAGES // (recipe.batch * frames))),
         reads=reads,
+        kind="image",
         codebook_size=codebook_size,
         frames=frames,
         grid=grid,
@@ -369,9 +371,4 @@ RECIPES = {
     "demo_patch_dvae": demo_patch_dvae,
     "demo_dvae_8_to_16": demo_dvae_8_to_16,
     "demo_dvae_8_to_16_50k": demo_dvae_8_to_16_50k,
-}
-
-# What the paper trains on ImageNet alone.
-OF_IMAGENET = {"base_256", "large_256", "1b_256"} | {
-    name for name in RECIPES if name.startswith("imagenet_")
 }

@@ -1,6 +1,5 @@
 """What a pre-training run will take, said before it begins: data, compute, memory, disk, days."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log10
@@ -19,8 +18,8 @@ from toto.models.cost import (
     training_memory,
 )
 from toto.models.sizes import LlamaSize
+from toto.studies.plan_data import CODE_BYTES, Source, of_data_sets, of_the_paper
 from toto.studies.speed import Speed, known_by, speed_of
-from toto.tokens.loader import freeze
 from toto.tokens.patches import PatchGrid
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Layout, Vocabulary
@@ -31,43 +30,6 @@ from toto.training.config import Pretrain
 USABLE = 0.95
 
 ON_NODE = 8  # GPUs of a machine
-
-CODE_BYTES = 2  # of a stored code, uint16
-
-PAPER_VOCABULARY = Vocabulary(8192, 16, 16)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source of a mixture."""
-
-    name: str
-    kind: str
-    """"video" or "image\""""
-    weight: int
-    """sequences from it in every block"""
-    clips: float
-    """clips, or images, in an epoch"""
-
-
-def paper_mixture(frames: int) -> tuple[Source, ...]:
-    """Toto, Table 2, in clips of so many frames.
-
-    It counts tokens of all frames of a video; every fourth is kept.
-    """
-    frame = PAPER_VOCABULARY.frame
-    clip = 4 * frames * frame
-    return (
-        Source("ImageNet", "image", 2, 3.6e9 / frame),
-        Source("Kinetics-600", "video", 1, 41.3e9 / clip),
-        Source("Ego4D", "video", 1, 103e9 / clip),
-        Source("HowTo100M", "video", 6, 2560e9 / clip),
-    )
-
-
-def imagenet() -> tuple[Source, ...]:
-    """The images of Toto, Table 2, alone."""
-    return paper_mixture(1)[:1]
 
 
 @dataclass(frozen=True)
@@ -245,13 +207,12 @@ def plan(
     gpu: str,
     datasets: Sequence[TokenDataset] = (),
     targets: Sequence[TokenDataset] = (),
-    mixture: Sequence[Source] = (),
     patch: int = 16,
 ) -> Plan:
     """Plan a run of `recipe` on `gpus` GPUs of a kind.
 
-    On data sets, and targets for their patches; without any on a `mixture`, by default the paper's,
-    of what the recipe reads and predicts. Patches have sides of `patch` pixels then.
+    On data sets, and those of what their patches predict; without any on what the paper has of what
+    the recipe reads, where patches have sides of `patch` pixels.
 
     Raises:
         UserError: the GPU is unknown, the batch cannot be shared out, the data sets do not fit
@@ -261,14 +222,10 @@ def plan(
     _check_batch(recipe, gpus)
     if recipe.loop.precision == "fp32":
         raise UserError("precision fp32: plans are for bf16, whose speed was measured")
-    sources = tuple(mixture) or paper_mixture(recipe.frames)
-    layout, target = _without_data(recipe, patch)
-    if datasets:
-        sources, layout = _sources(recipe, datasets), datasets[0].layout
-        target = targets[0].vocabulary if targets else None
-    ends = _ends(recipe.model, layout, target)
+    data = of_data_sets(recipe, datasets, targets) if datasets else of_the_paper(recipe, patch)
+    layout = data.layout
+    ends = _ends(recipe.model, layout, data.target)
     tokens, flops = _tokens_and_flops(recipe, layout, ends)
-    drawn = tuple(_drawn(source, sources, recipe, layout, tokens) for source in sources)
     return Plan(
         recipe=recipe,
         gpus=gpus,
@@ -276,17 +233,15 @@ def plan(
         gpu=kind,
         layout=layout,
         ends=ends,
-        data="your data sets"
-        if datasets
-        else f"the paper's {'ImageNet' if mixture else 'mixture'} and sizes, at stride 4 (Table 2)",
-        drawn=drawn,
+        data=data.known,
+        drawn=tuple(
+            _drawn(source, data.sources, recipe, layout, tokens) for source in data.sources
+        ),
         tokens=tokens,
         flops=flops,
         fit=_fit(recipe, layout, ends, gpus, kind, _shards(recipe, gpus)),
         divided=_fit(recipe, layout, ends, gpus, kind, shards=gpus),
-        token_bytes=_stored(datasets)
-        if datasets
-        else _bytes_of(layout) * sum(d.epoch for d in drawn),
+        token_bytes=data.stored,
         checkpoint_bytes=4 * ends.of(recipe.model)
         + optimizer_bytes(recipe.model, ends, recipe.muon),
         speeds=(
@@ -296,25 +251,11 @@ def plan(
     )
 
 
-def _without_data(recipe: Pretrain, patch: int) -> tuple[Layout, Vocabulary | None]:
-    """What a recipe reads, and the tokens that its patches predict, if they do."""
-    grid = recipe.grid or PAPER_VOCABULARY.rows
-    codes = Vocabulary(recipe.codebook_size or PAPER_VOCABULARY.codebook_size, grid, grid)
-    if not recipe.reads.startswith("patches"):
-        return codes, None
-    return PatchGrid(patch, grid, grid), codes if recipe.reads == "patches_to_codes" else None
-
-
 def _ends(size: LlamaSize, layout: Layout, target: Vocabulary | None) -> Ends:
     if isinstance(layout, PatchGrid):
         return patch_ends(size, layout.values, target.size if target else layout.values)
     assert isinstance(layout, Vocabulary)
     return token_ends(size, layout.size)
-
-
-def _bytes_of(layout: Layout) -> int:
-    """Of a stored code, or patch."""
-    return layout.values if isinstance(layout, PatchGrid) else CODE_BYTES
 
 
 def _shards(recipe: Pretrain, gpus: int) -> int:
@@ -341,37 +282,6 @@ def _check_batch(recipe: Pretrain, gpus: int) -> None:
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
-
-
-def _sources(recipe: Pretrain, datasets: Sequence[TokenDataset]) -> tuple[Source, ...]:
-    manifest = freeze(
-        datasets,
-        recipe.weights,
-        recipe.frames,
-        recipe.loop.seed,
-        "train",
-        recipe.validation_fraction,
-    )
-    folders = {str(dataset.folder.absolute()): str(dataset.folder) for dataset in datasets}
-    kinds = Counter(entry.path for entry in manifest.entries)
-    return tuple(
-        Source(
-            # A data set can hold both kinds.
-            folders[entry.path] + (f" ({entry.kind}s)" if kinds[entry.path] > 1 else ""),
-            entry.kind,
-            entry.weight,
-            float(entry.clips),
-        )
-        for entry in manifest.entries
-    )
-
-
-def _stored(datasets: Sequence[TokenDataset]) -> int:
-    stored = [dataset for dataset in datasets if not dataset.is_online]
-    return sum(
-        _bytes_of(dataset.layout) * int(dataset.column("frames").sum()) * dataset.layout.frame
-        for dataset in stored
-    )
 
 
 def stages(recipe: Pretrain) -> list[tuple[int, int]]:
@@ -409,11 +319,10 @@ def _drawn(
     clips = (
         recipe.loop.steps * recipe.batch * share * (1 if source.kind == "video" else recipe.frames)
     )
-    frames = recipe.frames if source.kind == "video" else 1
     return Drawn(
         source,
         tokens=share * tokens,
-        epoch=source.clips * frames * layout.frame,
+        epoch=source.frames(recipe) * layout.frame,
         epochs=clips / source.clips,
     )
 

@@ -141,6 +141,8 @@ class Pretrain:
     then predict the next patch's code, and not its pixels"""
     reads: Reads = "any"
     """what data must hold: codes, patches, or patches_to_codes (patches, and codes as targets)"""
+    kind: Literal["video", "image"] | None = None
+    """what all items of data must be, video or image; either where none is given"""
     grid: int | None = None
     """codes or patches a side of a frame that data must have; any where none is given"""
     codebook_size: int | None = None

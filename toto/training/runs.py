@@ -183,6 +183,10 @@ def _check_reads(
         its = "patches" if dataset.is_pixels else "codes"
         if config.reads not in ("any", its, f"{its}_to_codes"):
             raise UserError(f"{dataset.folder} holds {its}, this recipe reads {config.reads}")
+        if config.kind and (others := set(dataset.encoded("kind")[0]) - {config.kind}):
+            raise UserError(
+                f"{dataset.folder} holds {others.pop()}s, this recipe reads {config.kind}s alone"
+            )
         grid = [config.grid] * 2
         if config.grid and dataset.info["grid"] != grid:
             raise UserError(
