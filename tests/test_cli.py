@@ -466,6 +466,8 @@ MISTAKES = {
     "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
     "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],
     "demo --count many": ["--count", "'many'"],
+    "demo --futures -1": ["futures -1", "at least 0"],
+    "demo --prompt 16": ["prompt 16", "from 1 to 15"],
     "demo --videos nowhere --out new-demo": ["nowhere"],
     "demo --out text.txt": ["text.txt"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out zero-batch --size 32 --batch 0": [

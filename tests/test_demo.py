@@ -200,10 +200,11 @@ def test_own_videos(tmp_path):
     assert "broken.mp4" in page and "notes.txt" in page and "Toto on your videos" in page
 
 
-def test_own_videos_in_two_classes_are_probed(tmp_path):
+def test_own_videos_in_two_classes_are_probed_and_none_continued(tmp_path):
     for seed, name in enumerate(("spin", "fall")):
         make_videos(tmp_path / "mine" / name, [24] * 10, side=32, seed=seed)
     before = (tmp_path / "mine").stat().st_mtime_ns
-    made(tmp_path, "demo", "--videos", "mine", "--out", "out", *SMALL)
+    made(tmp_path, "demo", "--videos", "mine", "--out", "out", *SMALL, "--futures", "0")
     assert len(summary(tmp_path / "out")["probe_accuracy"]) == 3
+    assert 'id="future"' not in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "mine").stat().st_mtime_ns == before

@@ -70,7 +70,8 @@ def run_demo(settings: Demo, videos: Path | None, out: Path) -> Path:
         probed = _can_probe(settings, dataset)
         if probed:
             stages.run("probe", "clips", lambda: _probe(settings, dataset, out))
-        stages.run("generate", "tokens", lambda: _generate(settings, dataset, out))
+        if settings.futures:
+            stages.run("generate", "tokens", lambda: _generate(settings, dataset, out))
         return _write_report(settings, stages, dataset, probed, out)
 
 
@@ -329,6 +330,8 @@ def _tokenizer_quality(settings: Demo, loaded: Toto, dataset: TokenDataset) -> T
 def _continuations(
     settings: Demo, loaded: Toto, dataset: TokenDataset, out: Path
 ) -> list[Continuation]:
+    if not settings.futures:
+        return []
     futures = np.load(out / "futures.npy")
     items = _held_out(settings, dataset)[: len(futures)]
     prompt = min(settings.prompt, *(item.frames for item in items))

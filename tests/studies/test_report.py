@@ -304,6 +304,18 @@ def test_without_probe_and_continuations(tmp_path):
     assert [summary[name] for name in names.split()] == [None] * 5
 
 
+def test_where_no_pixels_could_be_probed(tmp_path):
+    """The videos have gone since they were tokenized."""
+    report = make_report()
+    report = replace(report, probe=replace(report.probe, pixels={}))
+    assert "in 47 % of test clips; chance 17 % " in verdicts(report, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    features = page.text[page.text.index("Features With the model frozen") :]
+    assert "pixels" not in features and "always the commonest class 17 %" in features
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["pixel_accuracy"] is None and summary["pixel_linear_accuracy"] is None
+
+
 def test_a_loss_above_a_yardstick_is_said(tmp_path):
     above = Losses(1.2, Yardsticks(5.545, 3.912, 0.973))
     report = replace(make_report(), whole_clip=above)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from toto.errors import at_least, within
 from toto.probing.config import ProbeTraining
 from toto.recipes import pretrain, tokenizer
 from toto.training.config import Pretrain, TrainDVAE
@@ -31,11 +32,17 @@ class Demo:
     )
     """the probes and their training"""
     futures: int = 4
-    """held-out clips that are continued in the report"""
+    """held-out clips that are continued in the report; 0 for none"""
     samples: int = 2
     """futures of each of them"""
     prompt: int = 6
     """frames of a clip that the model reads before it continues it"""
+
+    def __post_init__(self) -> None:
+        at_least(1, samples=self.samples)
+        at_least(0, futures=self.futures)
+        if self.futures:
+            within(1, self.pretrain.frames - 1, prompt=self.prompt)
 
 
 def demo() -> Demo:

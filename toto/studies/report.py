@@ -210,8 +210,8 @@ def summary(report: Report) -> dict[str, Any]:
         "later_frames": _loss_numbers(report.later_frames),
         "probe_accuracy": probe.test_accuracy if probe else None,
         "chance_accuracy": probe.chance if probe else None,
-        "pixel_accuracy": probe.pixels["attention"] if probe else None,
-        "pixel_linear_accuracy": probe.pixels["linear"] if probe else None,
+        "pixel_accuracy": probe.pixels.get("attention") if probe else None,
+        "pixel_linear_accuracy": probe.pixels.get("linear") if probe else None,
         "best_layer": probe.best_layer if probe else None,
         "best_layer_accuracy": probe.accuracy if probe else None,
         "seconds": {stage.name: stage.seconds for stage in report.stages},
@@ -266,10 +266,10 @@ def _loss_verdict(about: str, losses: Losses) -> _Verdict:
 
 
 def _probe_verdict(probe: ProbeResult) -> _Verdict:
+    baselines = _baselines(probe)
     rest = f"reads the action in {_percent(probe.accuracy)} of test clips; "
-    pixels = probe.pixels["attention"]
-    rest += f"chance {_percent(probe.chance)}, pixels {_percent(pixels)}"
-    name, baseline = max(("chance", probe.chance), ("pixels", pixels), key=lambda p: p[1])
+    rest += ", ".join(f"{name} {_percent(accuracy)}" for name, accuracy in baselines.items())
+    name, baseline = max(baselines.items(), key=lambda pair: pair[1])
     gain = probe.accuracy - baseline
     errors = _standard_error(probe, probe.accuracy), _standard_error(probe, baseline)
     if gain <= 0:
@@ -279,6 +279,14 @@ def _probe_verdict(probe: ProbeResult) -> _Verdict:
     else:
         return _Verdict("Features", _layer(probe), rest, True)
     return _Verdict("Features", _layer(probe), rest, False)
+
+
+def _baselines(probe: ProbeResult) -> dict[str, float]:
+    """What features are to surpass; pixels that could not be read again are left out."""
+    baselines = {"chance": probe.chance}
+    if probe.pixels:
+        baselines["pixels"] = probe.pixels["attention"]
+    return baselines
 
 
 def _layer(probe: ProbeResult) -> str:
@@ -496,7 +504,7 @@ def _position_chart(report: Report) -> Figure:
 
 
 def _layer_chart(probe: ProbeResult) -> Figure:
-    """Accuracy by layer, over the two baselines."""
+    """Accuracy by layer, over the baselines."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     layers = range(len(probe.test_accuracy))
@@ -507,9 +515,9 @@ def _layer_chart(probe: ProbeResult) -> Figure:
     axes.plot(layers, test, "o-", color=_COLOURS["model"], ms=5, label="test clips")
     best = probe.best_layer
     axes.plot(best, test[best], "o", ms=13, mfc="none", mec=_COLOURS["model"], label="chosen layer")
-    pixels = probe.pixels["attention"]
-    for name, value, line in (("pixels", pixels, "--"), ("chance", probe.chance, ":")):
-        axes.axhline(100 * value, color=_COLOURS["ink"], ls=line, lw=1.2, label=name)
+    styles = {"chance": ":", "pixels": "--"}
+    for name, value in _baselines(probe).items():
+        axes.axhline(100 * value, color=_COLOURS["ink"], ls=styles[name], lw=1.2, label=name)
     axes.set(xlabel="layer (0: the embedding)", ylabel="% of clips right")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
