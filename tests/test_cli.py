@@ -235,6 +235,18 @@ def test_generate_mp4(folder, warm):
     assert abs(shown - through).mean() < 8 < abs(shown - seen).mean()
 
 
+def test_generate_keeps_the_rate_that_the_model_reads_at(folder, warm):
+    """Of a model of every fourth of 12 frames a second, whatever the file's own rate."""
+    shutil.copytree(folder / "run" / "model", folder / "paced")
+    path = folder / "paced" / "config.json"
+    config = json.loads(path.read_text())
+    config["toto"]["view"]["rate"] = 12.0
+    path.write_text(json.dumps(config))
+    warm.made(folder, "generate", "paced", "--prompt", VIDEO, "--out", "paced.mp4")
+    with av.open(str(folder / "paced.mp4")) as container:
+        assert container.streams.video[0].average_rate == pytest.approx(12 / 4)
+
+
 def test_generate_gif(folder, warm):
     arguments = "--frames 6 --prompt-frames 3 --temperature 0.5 --top-k 5 --top-p 0.9".split()
     for out in ("a.gif", "b.gif"):

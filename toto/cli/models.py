@@ -91,7 +91,7 @@ def generate(
     with progress("imagine", frames, "frames") as advance:
         future = loaded.predict(seen, frames, len(seen), sampling, advance)
     read = loaded.tokenizer.decode(loaded.tokenize(seen)).cpu().numpy()
-    fps = (probe(str(prompt)).fps or 30.0) / loaded.view.stride
+    fps = loaded.view.kept_rate(probe(str(prompt)).fps) or 30.0 / loaded.view.stride
     out.parent.mkdir(parents=True, exist_ok=True)
     writers[out.suffix](out, np.concatenate((read, future)), fps)
     print(out)

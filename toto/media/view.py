@@ -123,6 +123,11 @@ class View:
         """The same frames at the same size, of the square in the middle."""
         return View(self.stride, self.size, self.step, self.rate)
 
+    def kept_rate(self, fps: float | None) -> float | None:
+        """Kept frames a second of a file with `fps` of its own; None where they are unknown."""
+        counted = self.rate or fps
+        return counted / self.stride if counted else None
+
     def places(self, key: int) -> tuple[Place, ...]:
         """Which parts of an item are kept; `key` is its hash."""
         if not self.crops:

@@ -167,7 +167,6 @@ def _row(item: Item, shard: int) -> dict[str, Any]:
 
 def _end_row(view: View, end: End, first: int, crop: int, place: Place) -> dict[str, Any]:
     box = place.box(end.info.width, end.info.height)
-    rate = view.rate or end.fps if view.step == "time" else end.fps
     return {
         "kind": end.info.kind,
         "crop": crop,
@@ -179,7 +178,7 @@ def _end_row(view: View, end: End, first: int, crop: int, place: Place) -> dict[
         "first": first + crop * end.frames,
         "frames": end.frames,
         "fps": end.fps,
-        "rate": rate / view.stride if rate and end.info.kind == "video" else None,
+        "rate": view.kept_rate(end.fps) if end.info.kind == "video" else None,
         "width": end.info.width,
         "height": end.info.height,
     }
