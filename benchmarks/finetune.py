@@ -75,7 +75,7 @@ def measure(config: FineTune, dataset: TokenDataset, out: Path, steps: int) -> d
     )
     watched = replace(seen, labels=seen.labels[:1])
     names = [str(i) for i in range(CLASSES)]
-    fine = FineTuning(config, trunk, names, seen, watched, dataset, 1)
+    fine = FineTuning(config, trunk, names, seen, watched, dataset, 1, "image")
     loop = replace(config.loop(len(items)), steps=steps, validate_every=steps, trackers=())
     train(fine, loop, out, "fine-tune")
     lines = [row for row in read_metrics(out) if "clips_per_second" in row]

@@ -76,7 +76,7 @@ def objective(
     data: TokenDataset, config: FineTune = CONFIG, clips: int = CLIPS, **size: object
 ) -> FineTuning:
     model = trainable_copy(trunk(**size), config.rope_base)
-    return FineTuning(config, model, CLASSES, planted(clips), planted(seed=1), data, 2)
+    return FineTuning(config, model, CLASSES, planted(clips), planted(seed=1), data, 2, "video")
 
 
 def test_learning_rates_fall_from_layer_to_layer_as_in_mae():

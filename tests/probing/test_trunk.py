@@ -163,6 +163,7 @@ def test_a_result_of_a_trunk_that_was_trained_further_leaves_it_behind(tmp_path)
     tokenizer = save_tokenizer(tmp_path / "tokenizer")
     for i, name in enumerate(("cat", "dog")):
         make_images(tmp_path / "source" / name, 16, seed=i)
+        make_videos(tmp_path / "source" / name, [3], seed=i)
     data = make_dataset(tmp_path / "source", tokenizer, tmp_path / "data")
     config = replace(CONFIG, epochs=2, held_out=0.3, rope_base=500.0)
     encoder = TrainedEncoder(model(data))
@@ -173,6 +174,7 @@ def test_a_result_of_a_trunk_that_was_trained_further_leaves_it_behind(tmp_path)
         assert torch.equal(value, before[name])
     trunk, details = load_model(tmp_path / "out" / "model")
     assert trunk.size.rope_base == 500.0 and details["frames"] == 1
+    assert details["kinds"] == ["image"]  # the videos beside them were not read
     assert not torch.equal(trunk.lm_head.weight, before["lm_head.weight"])
     # Read again from its checkpoint, it says the same.
     (tmp_path / "out" / "result.json").unlink()

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.commands import ENVIRONMENT, TOTO, made
-from tests.tiny import make_dataset, save_tokenizer
+from tests.tiny import make_dataset, make_videos, save_tokenizer
 from toto.api import Toto
 from toto.errors import UserError
 from toto.media.view import View
@@ -49,7 +49,7 @@ FIELDS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Pictures of noise on six colours, one of them damaged; and a model."""
+    """Pictures of noise on six colours, one of them damaged, and a video; and a model."""
     folder = tmp_path_factory.mktemp("finetune")
     random = np.random.default_rng(0)
     for name in CLASSES:
@@ -61,6 +61,7 @@ def folder(tmp_path_factory) -> Path:
                 path = folder / "source" / split / name / f"{i}.png"
                 Image.fromarray(noisy.astype(np.uint8)).save(path)
     (folder / "source" / "val" / "red" / "damaged.png").write_bytes(b"no picture")
+    make_videos(folder / "source" / "train" / "red", [4])
     data = make_dataset(folder / "source", save_tokenizer(folder / "tokenizer"), folder / "data")
     torch.manual_seed(0)
     size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
@@ -96,6 +97,7 @@ def test_images_are_recognised_and_the_result_is_there_to_stay(folder, tmp_path)
     # What it has left is a model like the one before, and can be tuned again.
     again = Toto.load(tmp_path, "cpu")
     assert (again.frames, again.model.size) == (1, loaded.model.size)
+    assert (loaded.kinds, again.kinds) == (["image", "video"], ["image"])
 
 
 def test_media_are_trained_on_in_boxes_and_tested_on_in_even_crops(folder, tmp_path):

@@ -67,7 +67,7 @@ def finetune(
         *items, classes = probe_splits(dataset, config.held_out, frames, kind, test)
         parts = training, watched, tested = _examples(items, classes, config)
         trunk = trainable_copy(loaded.model, config.rope_base)
-        objective = FineTuning(config, trunk, classes, training, watched, dataset, frames)
+        objective = FineTuning(config, trunk, classes, training, watched, dataset, frames, kind)
         if world.is_first:
             console.print(shares)
         loop = config.loop(len(training.labels), str(loaded.device))

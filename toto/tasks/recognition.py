@@ -90,9 +90,9 @@ class _Recognition:
             labelled, self._banks(layers), "probes", "probe layers", self._beside()
         )
         if self.trunk is not None and self.world.is_first:
-            details = details_of(self.question.dataset, self.question.frames)
-            tokenizer = self.question.dataset.tokenizer_folder
-            save_model(self.trunk, details, tokenizer, self.out / "model")
+            asked = self.question
+            details = details_of(asked.dataset, asked.frames, kinds=[asked.kind])
+            save_model(self.trunk, details, asked.dataset.tokenizer_folder, self.out / "model")
         means, kept = passing.means(self.config.batch, self.world)
         knn = Neighbours(means, self.labels[0][kept], len(self.classes))
         held_out = _accuracies(

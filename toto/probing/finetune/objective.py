@@ -17,6 +17,8 @@ from toto.probing.finetune.network import Classifier, layer_factor
 from toto.probing.finetune.saved import save_classifier
 from toto.tokens.mixture import key_of, permute
 from toto.tokens.store import TokenDataset
+from toto.tokens.vocabulary import Kind
+from toto.training.adopt import details_of
 from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.parallel import ALONE, World, total, whole
 
@@ -53,8 +55,10 @@ class FineTuning(Objective):
         watched: Examples,
         dataset: TokenDataset,
         frames: int,
+        kind: Kind,
     ) -> None:
-        self.config, self.classes, self.dataset, self.frames = config, classes, dataset, frames
+        self.config, self.classes, self.dataset = config, classes, dataset
+        self.frames, self.kind = frames, kind
         self.train, self.watched = train, watched
         if not trunk.size.tied_head:
             trunk.lm_head.requires_grad_(False)
@@ -147,7 +151,9 @@ class FineTuning(Objective):
             if world.is_first:
                 weights[name] = every.contiguous().cpu()
         if world.is_first:
-            save_classifier(self.model, weights, self.classes, self.dataset, self.frames, run)
+            details = details_of(self.dataset, self.frames, kinds=[self.kind])
+            tokenizer = self.dataset.tokenizer_folder
+            save_classifier(self.model, weights, self.classes, details, tokenizer, run)
 
     def compile(self) -> None:
         for block in self.model.trunk.model.layers:

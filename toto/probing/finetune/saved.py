@@ -7,6 +7,7 @@ head.safetensors   the pooled head; its metadata say what it is, and the names o
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +22,6 @@ from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
 from toto.models.weights import write_weights
 from toto.probing.finetune.network import Classifier
-from toto.tokens.store import TokenDataset
-from toto.training.adopt import details_of
 
 _HEAD, _TRUNK = "head.safetensors", "trunk."
 
@@ -31,8 +30,8 @@ def save_classifier(
     model: Classifier,
     weights: dict[str, Tensor],
     classes: list[str],
-    dataset: TokenDataset,
-    frames: int,
+    details: dict[str, Any],
+    tokenizer_folder: Path,
     folder: Path,
 ) -> None:
     """Write a fine-tuned model.
@@ -41,8 +40,8 @@ def save_classifier(
         model: what it is; its weights are not looked at
         weights: by their names in `model`, whole and on the CPU
         classes: names, in the order of the logits
-        dataset: what it was trained on
-        frames: frames of the clips that it reads
+        details: what is saved with the trunk, see `details_of`
+        tokenizer_folder: the visual tokenizer's
         folder: where `model/` and the head are written
     """
     size, rows = model.trunk.size, model.trunk.vocabulary
@@ -54,15 +53,14 @@ def save_classifier(
         with torch.device("meta"):
             plain = Llama(size, rows)
         plain.load_state_dict(trunk, assign=True)
-        details = details_of(dataset, frames)
-        save_model(plain, details, dataset.tokenizer_folder, folder / "model")
+        save_model(plain, details, tokenizer_folder, folder / "model")
     else:
         # No LLaMA by any config.json: whoever opened it as one would make it causal.
         if size.tied_head:
             del trunk["lm_head.weight"]
         with folder_atomically(folder / "model") as partial:
             write_weights(partial / "model.safetensors", trunk)
-            shutil.copytree(dataset.tokenizer_folder, partial / "tokenizer")
+            shutil.copytree(tokenizer_folder, partial / "tokenizer")
     about = {
         "attention": model.attention,
         "pool": model.head.pool,
