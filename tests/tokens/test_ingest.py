@@ -1,7 +1,6 @@
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -169,7 +168,7 @@ def test_segments_and_provenance_reach_the_index(visual, tmp_path):
 
 def test_a_scan_writes_the_same_rows_without_codes(whole, media, visual, tmp_path):
     """But for files whose damage only decoding finds."""
-    how = replace(SETTINGS, online=True)
+    how = Ingest(VIEW, shard_items=3, online=True)
     scan = ingest(read_sources([str(media)]), visual, tmp_path / "data", how, "it", workers=0)
     names = ["key", "path", "kind", "frames", "fps", "rate", "width", "height", "hash", "split"]
     rows = pq.read_table(scan.folder / "index.parquet", columns=names).to_pylist()
@@ -337,6 +336,9 @@ def test_other_settings_tokenizers_and_sources_are_refused(whole, media, visual,
         ingest(items, visual, whole.folder, how, command="it", workers=0)
     with pytest.raises(UserError, match=r"crops 2: training cuts out its own"):
         Ingest(View(2, 16, crops=2), online=True)
+    for wrong, name in (({"batch": 8}, "batch 8"), ({"compiled": True}, "compiled")):
+        with pytest.raises(UserError, match=f"^{name}: an online scan tokenizes nothing"):
+            Ingest(VIEW, online=True, **wrong)
     with pytest.raises(UserError, match=r"size 18: .* multiple of 4"):
         ingest(items, visual, tmp_path / "new", Ingest(View(2, 18)), "it", 0)
     assert not (tmp_path / "new").exists()

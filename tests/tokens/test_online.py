@@ -34,7 +34,8 @@ VIEW = View(stride=2, size=16)
 def make(
     source: Path, visual: Path, out: Path, online: bool, limits: Limits = LIMITS
 ) -> TokenDataset:
-    how, items = Ingest(VIEW, batch=8, shard_items=3, online=online), read_sources([str(source)])
+    how = Ingest(VIEW, batch=32 if online else 8, shard_items=3, online=online)
+    items = read_sources([str(source)])
     return ingest(items, visual, out, how, "toto tokenize it", workers=0, limits=limits)
 
 

@@ -103,7 +103,7 @@ def test_sequences_are_patches_of_the_very_frames(data):
 
 def test_frames_are_decoded_as_training_asks_for_them(media, visual, data, tmp_path):
     """In validation both give the middle of each frame."""
-    scanned = make(media, visual, tmp_path / "scan", online=True)
+    scanned = make(media, visual, tmp_path / "scan", batch=32, online=True)
     how = (), 4, 0, "validation", 0.99
     stored, online = (Sequences(freeze([part], *how)) for part in (data, scanned))
     with online:

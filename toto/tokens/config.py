@@ -27,3 +27,6 @@ class Ingest:
         at_least(1, batch=self.batch, shard_items=self.shard_items)
         if self.online and self.view.crops:
             raise UserError(f"crops {self.view.crops}: training cuts out its own of an online scan")
+        if self.online and (self.compiled or self.batch != Ingest.batch):
+            what = "compiled" if self.compiled else f"batch {self.batch}"
+            raise UserError(f"{what}: an online scan tokenizes nothing, training does")
