@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import pyarrow.compute as pc
 import torch
 
 from toto.config import write_json
+from toto.media.view import View
+from toto.tokens.config import Ingest
 from toto.tokens.loader import freeze
 from toto.tokens.mixture import key_of
 from toto.tokens.store import (
     ROW_GROUP,
     ROWS,
     VERSION,
+    Info,
     TokenDataset,
     checksum,
     shard_path,
@@ -94,7 +98,7 @@ def random_dataset(
         write_rows(path.with_suffix(".parquet"), tables[-1:])
         for file in (path, path.with_suffix(".parquet")):
             checksums[str(file.relative_to(folder))] = checksum(file)
-    _finish(folder, info | {"checksums": checksums}, tables)
+    _finish(folder, replace(info, checksums=checksums), tables)
 
 
 def random_index(folder: Path, rows: int, grid: int, codebook: int) -> None:
@@ -111,7 +115,7 @@ def random_index(folder: Path, rows: int, grid: int, codebook: int) -> None:
     checksums = {name: f"{i:064x}" for i, name in enumerate(names)}
     starts = range(0, rows, ROW_GROUP)
     parts = (_random_rows(start, min(ROW_GROUP, rows - start), random) for start in starts)
-    _finish(folder, info | {"checksums": checksums}, parts)
+    _finish(folder, replace(info, checksums=checksums), parts)
 
 
 def _random_rows(start: int, count: int, random: np.random.Generator) -> pa.Table:
@@ -182,22 +186,25 @@ def opening(folder: Path, tries: int) -> dict[str, float]:
     }
 
 
-def _begin(folder: Path, grid: int, codebook: int, tokenizer: str) -> dict[str, Any]:
+def _begin(folder: Path, grid: int, codebook: int, tokenizer: str) -> Info:
     (folder / "shards").mkdir(parents=True)
     (folder / "tokenizer").mkdir()
     write_json(folder / "tokenizer" / "config.json", {"kind": "none"})
-    return {
-        "version": VERSION,
-        "command": "none",
-        "tokenizer": tokenizer,
-        "codebook_size": codebook,
-        "grid": [grid, grid],
-        "dtype": "uint16",
-        "settings": {"view": {"stride": 4, "size": 8 * grid}, "online": False},
-    }
+    return Info(
+        version=VERSION,
+        command="none",
+        tokenizer=tokenizer,
+        codebook_size=codebook,
+        grid=(grid, grid),
+        dtype="uint16",
+        settings=Ingest(View(size=8 * grid)),
+        items=0,
+        shards=0,
+        source="none",
+    )
 
 
-def _finish(folder: Path, info: dict[str, Any], tables: Iterable[pa.Table]) -> None:
+def _finish(folder: Path, info: Info, tables: Iterable[pa.Table]) -> None:
     write_rows(folder / "failures.parquet", [])
     write_json(folder / "dataset.json", info)
     write_rows(folder / "index.parquet", tables)

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
         "frames": FRAMES,
         "kinds": ["image", "video"],
         "view": {"stride": 2, "size": SIDE},
-        "tokenizer": dataset.info["tokenizer"],
+        "tokenizer": dataset.info.tokenizer,
     }
     save_model(model, details, folder / "tokenizer", folder / "run" / "model")
     return folder

@@ -66,6 +66,9 @@ def mistakes(folder):
     (folder / "empty").mkdir()
     (folder / "alien").mkdir()
     (folder / "alien" / "dataset.json").write_text("{}")
+    for i, odd in enumerate(('{"recipe": []}', '{"toto": {}}', '{"fingerprint": 3}', "{}")):
+        (folder / f"odd{i}").mkdir()
+        (folder / f"odd{i}" / "config.json").write_text(odd)
     (folder / "text.txt").write_text("no video\n")
     make_videos(folder / "flat", [13, 13, 13, 13, 13], side=32)
     save_tokenizer(folder / "other", seed=1)
@@ -385,13 +388,15 @@ MISTAKES = {
     "tokenize empty --tokenizer tok/tokenizer --out new": ["empty"],
     "tokenize world/train.csv --tokenizer empty --out new": ["empty", "not a tokenizer"],
     "tokenize world/train.csv --tokenizer tokens --out new": ["tokens", "not a tokenizer"],
-    "tokenize world/train.csv --tokenizer run/model --out new": ["tokenizer"],
+    "tokenize world/train.csv --tokenizer run/model --out new": ["its own is run/model/tokenizer"],
+    "tokenize world/train.csv --tokenizer tok --out new": ["tok is no", "its own is tok/tokenizer"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out new --size 33": ["33", "8"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out new --stride 0": ["stride 0"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out text.txt": ["text.txt"],
     "tokenize world --tokenizer tok/tokenizer --out world/new": ["world/new", "in the source"],
     "tokenize world --tokenizer tok/tokenizer --out new --seconds 0": ["seconds 0", "more than 0"],
     "tokenize world --tokenizer tok/tokenizer --out new --online --crops 2": ["crops 2"],
+    "tokenize world --tokenizer tok/tokenizer --out new --online --compiled": ["compiled"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out world --size 32": ["world"],
     "tokenize world/test.csv --tokenizer tok/tokenizer --out tokens --size 32": ["tokens"],
     "tokenizer train demo --run narrow --source world --width 2": ["width 2", "4"],
@@ -477,6 +482,7 @@ MISTAKES = {
     "finetune images run tokens --out no-photos": ["tokens", "too few labelled images"],
     "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
     "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],
+    **{f"inspect odd{i}": [f"odd{i}", "another's"] for i in range(4)},
     "demo --count many": ["--count", "'many'"],
     "demo --futures -1": ["futures -1", "at least 0"],
     "demo --prompt 16": ["prompt 16", "from 1 to 15"],

@@ -159,7 +159,7 @@ def _tokenize(settings: Demo, items: list[Item], out: Path) -> int:
         pick_devices("auto"),
     )
     report_failures(dataset)
-    return int(dataset.info["frames"]) * dataset.vocabulary.frame
+    return dataset.info.frames * dataset.vocabulary.frame
 
 
 def _pretrain(settings: Demo, out: Path) -> int:

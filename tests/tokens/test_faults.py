@@ -54,7 +54,7 @@ def same(folder: Path, out: str) -> bool:
     one, other = TokenDataset(folder / out), TokenDataset(folder / "whole")
     assert one.failures() == []
     verify(one)
-    return one.info["checksums"] == other.info["checksums"]
+    return one.info.checksums == other.info.checksums
 
 
 def test_full_disk(work):

@@ -117,7 +117,7 @@ def test_rows_and_counts_describe_the_items(whole, media):
     first = whole.item(2)
     assert (first.kind, first.fps, first.path) == ("video", 25.0, str(media / "video000.mp4"))
     assert whole.item(0).kind == "image"
-    assert (whole.info["readable"], whole.info["failed"], whole.info["frames"]) == (7, 3, 104)
+    assert (whole.info.readable, whole.info.failed, whole.info.frames) == (7, 3, 104)
     assert whole.code_counts().sum() == 104 * 16
     counts = np.bincount(whole.codes(first).ravel(), minlength=30)
     assert np.array_equal(whole.code_counts(np.array([2])), counts)
@@ -135,7 +135,7 @@ def test_crops_are_stored_one_after_the_other(visual, tmp_path):
     view = View(stride=2, size=16, crops=3, seed=4)
     items = read_sources([str(source)])
     data = ingest(items, visual, tmp_path / "data", Ingest(view, 8, 2), "it", workers=0)
-    assert (data.info["readable"], len(data), data.info["frames"]) == (3, 9, 3 * (5 + 11 + 1))
+    assert (data.info.readable, len(data), data.info.frames) == (3, 9, 3 * (5 + 11 + 1))
     index = pq.read_table(data.folder / "index.parquet").to_pylist()
     assert [row["crop"] for row in index] == [0, 1, 2] * 3
     for i, row in enumerate(index):
@@ -176,7 +176,7 @@ def test_a_scan_writes_the_same_rows_without_codes(whole, media, visual, tmp_pat
     damaged = {"video002b.mp4", "video003b.png"}
     assert [row for row in rows if row["key"] not in damaged] == expected
     assert not list((scan.folder / "shards").glob("*.npy"))
-    assert scan.info["tokenizer"] == whole.info["tokenizer"]
+    assert scan.info.tokenizer == whole.info.tokenizer
 
 
 def test_what_cannot_be_read_is_accounted_for(whole):

@@ -19,13 +19,13 @@ def test_a_data_set_keeps_the_precision_of_its_codes(tmp_path):
         how = Ingest(View(stride=1, size=16), precision=precision)
         name = f"{tokenizer.parent.name}-{precision}"
         made = ingest(items, tokenizer, tmp_path / name, how, "toto tokenize", workers=0)
-        assert made.info["tokenizer"] == load_tokenizer(made.tokenizer_folder).fingerprint
+        assert made.info.tokenizer == load_tokenizer(made.tokenizer_folder).fingerprint
         return made, np.load(made.folder / "shards/00000.npy")
 
     exact, plain = codes("fp32")
     rough, rounded = codes("bf16")
-    assert exact.info["tokenizer"] == load_tokenizer(folder).fingerprint
-    assert exact.info["tokenizer"] != rough.info["tokenizer"]
+    assert exact.info.tokenizer == load_tokenizer(folder).fingerprint
+    assert exact.info.tokenizer != rough.info.tokenizer
     assert 0.9 < (plain == rounded).mean() < 1
     # The tokenizer of a data set goes on in its own precision, unless another is asked for.
     assert np.array_equal(codes(None, rough.tokenizer_folder)[1], rounded)

@@ -138,11 +138,49 @@ def test_data_sets_of_other_versions_and_unfinished_ones_are_refused(data, tmp_p
         TokenDataset(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"grid": "4x4"}, "grid"),
+        ({"settings": {"view": {}}, "dtype": "int8"}, "dtype"),
+        ({"checksums": None}, "checksums"),
+        ({"owner": "me"}, "owner"),
+    ],
+)
+def test_a_data_set_that_says_odd_things_of_itself_is_refused(data, tmp_path, changed, said):
+    shutil.copytree(data.folder, tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    write_json(path, read_json(path, "") | changed)
+    with pytest.raises(UserError, match=rf"dataset.json does not fit Info: .*{said}"):
+        TokenDataset(tmp_path / "data")
+
+
+def test_an_index_that_is_cut_short_is_refused(data, tmp_path):
+    shutil.copytree(data.folder, tmp_path / "data")
+    index = tmp_path / "data" / "index.parquet"
+    whole = index.read_bytes()
+    for kept in (0, 3, len(whole) // 2, len(whole) - 1):
+        index.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=r"index.parquet is damaged: "):
+            TokenDataset(tmp_path / "data")
+    pq.write_table(pa.table({"key": ["a"]}), index)
+    with pytest.raises(UserError, match="its columns are not those of an index"):
+        TokenDataset(tmp_path / "data")
+    # Its end in order, what it tells of not.
+    end = int.from_bytes(whole[-8:-4], "little") + 8
+    index.write_bytes(whole[:4] + bytes(len(whole) - 4 - end) + whole[-end:])
+    opened = TokenDataset(tmp_path / "data")
+    for read in (lambda: opened.column("frames"), lambda: opened.item(0)):
+        with pytest.raises(UserError, match=r"index.parquet is damaged"):
+            read()
+
+
 def test_an_unfinished_data_set_tells_how_far_it_came(data, tmp_path):
     assert unfinished(data.folder) is None
     out = tmp_path / "data"
     (out / "shards").mkdir(parents=True)
-    write_json(out / "dataset.json", {"version": 3, "command": "toto tokenize it", "shards": 9})
+    info = read_json(data.folder / "dataset.json", "")
+    write_json(out / "dataset.json", info | {"command": "toto tokenize it", "shards": 9})
     assert unfinished(out) == Unfinished("toto tokenize it", 0, 9, 0, 0)
     for shard, reasons in ((3, [None, "empty", None]), (5, ["cut off"]), (6, [])):
         table = pa.Table.from_pylist([{"failure": reason} for reason in reasons], schema=ROWS)

@@ -38,7 +38,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_a_flipped_bit_in_a_shard(data):
     verify(TokenDataset(data))
-    checksums = TokenDataset(data).info["checksums"]
+    checksums = TokenDataset(data).info.checksums
     assert len(checksums) == 6
     for name in checksums:
         healthy = (data / name).read_bytes()

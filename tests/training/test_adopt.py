@@ -114,5 +114,5 @@ def test_neither_another_tokenizer_nor_another_folder_is_overruled(folder, tmp_p
     save_tokenizer(tmp_path / "other tokenizer", seed=1)
     videos = make_videos(tmp_path / "videos", [8])
     other = make_dataset(videos, tmp_path / "other tokenizer", tmp_path / "other")
-    with pytest.raises(UserError, match=f"tokenizer .*, .* has {other.info['tokenizer']}"):
+    with pytest.raises(UserError, match=f"tokenizer .*, .* has {other.info.tokenizer}"):
         adopt(tmp_path / "model", other.folder, tmp_path / "third", FRAMES)

@@ -187,9 +187,9 @@ def tokens_for(loaded: Any, folder: Path) -> "TokenDataset":
                 f"{folder} stores codes, this encoder reads pixels: give the media themselves, or "
                 "a data set of a tokenizer that `toto tokenizer patches` makes"
             )
-    elif dataset.info["tokenizer"] != loaded.tokenizer.fingerprint:
+    elif dataset.info.tokenizer != loaded.tokenizer.fingerprint:
         raise UserError(
-            f"{folder} was made by tokenizer {dataset.info['tokenizer']}, "
+            f"{folder} was made by tokenizer {dataset.info.tokenizer}, "
             f"{loaded.folder} reads codes of {loaded.tokenizer.fingerprint}"
         )
     return dataset

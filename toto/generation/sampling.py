@@ -26,7 +26,7 @@ class Sampling:
     """seed of the draws"""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature {self.temperature}: at least 0")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k {self.top_k}: at least 1")

@@ -53,9 +53,9 @@ def describe_dataset(folder: Path, deep: bool) -> str:
         f"{dataset.hours():.2f} hours of video",
         f"{'patches' if dataset.is_pixels else 'tokens'}".ljust(11)
         + f"{frames * per_frame:,}: {per_frame} a frame, a grid of "
-        f"{'x'.join(map(str, dataset.info['grid']))}",
+        f"{'x'.join(map(str, dataset.info.grid))}",
         *_codebook(dataset),
-        f"tokenizer  {dataset.info['tokenizer']}",
+        f"tokenizer  {dataset.info.tokenizer}",
     ]
     columns = {name: _counts(dataset, name, once) for name in ("source", "label", "split")}
     lines += [f"{name}s".ljust(11) + _listed(values) for name, values in columns.items() if values]

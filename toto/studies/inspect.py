@@ -1,5 +1,6 @@
 """What a folder or a file of ours holds, in words."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from toto.config import from_dict, read_json
@@ -36,12 +37,14 @@ def describe(path: Path, deep: bool = False) -> str:
     if (path / "dataset.json").exists():
         return describe_dataset(path, deep)
     config = read_json(path / "config.json", _KINDS)
-    if "recipe" in config:
-        return _run(path, config)
-    if "toto" in config:
-        return _model(path)
-    if "fingerprint" in config:
-        return f"tokenizer {config['kind']}, fingerprint {config['fingerprint']}: {config['size']}"
+    with suppress(KeyError, TypeError):  # it says less than ours do, or other things
+        if "recipe" in config:
+            return _run(path, config)
+        if "toto" in config:
+            return _model(path)
+        if "fingerprint" in config:
+            its = config["fingerprint"]
+            return f"tokenizer {config['kind']}, fingerprint {its}: {config['size']}"
     raise UserError(f"{path} is not {_KINDS}: its config.json is another's")
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from toto.api import Toto
 from toto.config import begin, from_dict, read_json, write_json
 from toto.errors import UserError, at_least
+from toto.files import only_writer
 from toto.probing.clips import Items, probe_splits
 from toto.probing.encoder import Encoder
 from toto.probing.features import FrozenFeatures
@@ -110,7 +111,7 @@ def study_layers(
             otherwise.
     """
     at_least(1, items=items)
-    if dataset.info["tokenizer"] != loaded.tokenizer.fingerprint or dataset.is_pixels:
+    if dataset.info.tokenizer != loaded.tokenizer.fingerprint or dataset.is_pixels:
         raise UserError(f"{dataset.folder} does not hold codes of the tokenizer of {loaded.folder}")
     kind: Kind = "video" if "video" in dataset.encoded("kind")[0] else "image"
     kept, _, tested, classes = probe_splits(
@@ -118,14 +119,15 @@ def study_layers(
     )
     encoder = loaded.encoder
     asked = {"model": encoder.fingerprint, "data": dataset.fingerprint}
-    begin(out / "config.json", asked | {"items": items, "seed": seed})
-    if (out / "result.json").exists():
-        return from_dict(LayerResult, read_json(out / "result.json", "a result"), str(out))
-    result = _measure(encoder, _some(kept, items, seed), _some(tested, items, seed), classes)
-    curves = {"code read": result.read, "next code": result.next, "class": result.label}
-    draw_layers({name: [curve] for name, curve in curves.items()}, out / "layers.svg")
-    write_json(out / "result.json", result)
-    return result
+    with only_writer(out):
+        begin(out / "config.json", asked | {"items": items, "seed": seed})
+        if (out / "result.json").exists():
+            return from_dict(LayerResult, read_json(out / "result.json", "a result"), str(out))
+        result = _measure(encoder, _some(kept, items, seed), _some(tested, items, seed), classes)
+        curves = {"code read": result.read, "next code": result.next, "class": result.label}
+        draw_layers({name: [curve] for name, curve in curves.items()}, out / "layers.svg")
+        write_json(out / "result.json", result)
+        return result
 
 
 def _some(items: Items, most: int, seed: int) -> Items:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toto.config import begin, read_json, to_dict, write_json
+from toto.files import only_writer
 from toto.models.llama import Llama
 from toto.progress import progress
 from toto.studies import mup_plots
@@ -91,21 +92,22 @@ def study_mup(study: MupStudy, out: Path) -> MupResult:
     Raises:
         UserError: it was begun there with other settings.
     """
-    begin(out / "config.json", to_dict(study))
-    path = out / "mup.json"
-    rows: list[Row] = read_json(path, "a study of muP")["rows"] if path.exists() else []
-    runs = study.runs()
-    left = [run for run in runs if not any(run.items() <= row.items() for row in rows)]
-    with progress("muP", len(runs), "runs", len(runs) - len(left)) as advance:
-        for run in left:
-            rows.append(run | measure(study, run))
-            write_json(path, {"rows": rows})
-            advance(1)
-    result = MupResult(rows)
-    both = (True, False)
-    mup_plots.coordinates({mup: result.changes(mup) for mup in both}, out / "coordinates.svg")
-    mup_plots.transfer({mup: result.losses(mup) for mup in both}, out / "transfer.svg")
-    return result
+    with only_writer(out):
+        begin(out / "config.json", to_dict(study))
+        path = out / "mup.json"
+        rows: list[Row] = read_json(path, "a study of muP")["rows"] if path.exists() else []
+        runs = study.runs()
+        left = [run for run in runs if not any(run.items() <= row.items() for row in rows)]
+        with progress("muP", len(runs), "runs", len(runs) - len(left)) as advance:
+            for run in left:
+                rows.append(run | measure(study, run))
+                write_json(path, {"rows": rows})
+                advance(1)
+        result = MupResult(rows)
+        both = (True, False)
+        mup_plots.coordinates({mup: result.changes(mup) for mup in both}, out / "coordinates.svg")
+        mup_plots.transfer({mup: result.losses(mup) for mup in both}, out / "transfer.svg")
+        return result
 
 
 # Two random embeddings overlap by about 1 / sqrt(width). With many codes this is most of what the

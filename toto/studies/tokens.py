@@ -175,9 +175,9 @@ def _statistics(dataset: TokenDataset, out: Path) -> TokenStatistics:
 
     return TokenStatistics(
         dataset=str(dataset.folder),
-        tokenizer=dataset.info["tokenizer"],
+        tokenizer=dataset.info.tokenizer,
         codebook_size=size,
-        grid=tuple(dataset.info["grid"]),
+        grid=dataset.info.grid,
         ngrams={n: found(f"{n}-grams", partial(_ngrams, n, size)) for n in (1, 2, 3)},
         frame_pairs=found("frames", partial(_frame_pairs, size)),
     )

@@ -40,7 +40,7 @@ def pixels_of(
 
 
 def _pooled(clip: Clips) -> Float[Tensor, "positions 3"]:
-    rows, cols = clip.dataset.info["grid"]
+    rows, cols = clip.dataset.info.grid
     if clip.dataset.is_pixels:
         pixels = clip.stored()[0]
     else:

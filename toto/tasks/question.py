@@ -66,7 +66,7 @@ class Question:
 
 def check_same_reading(dataset: TokenDataset, tested: TokenDataset) -> None:
     """Refuse to test on codes that are of other frames, or another tokenizer's, than trained on."""
-    own, its = ({"tokenizer": x.info["tokenizer"], **x.reading} for x in (dataset, tested))
+    own, its = ({"tokenizer": x.info.tokenizer, **x.reading} for x in (dataset, tested))
     if different := differences(its, own):
         raise UserError(
             f"{tested.folder} has {'; '.join(different)} of {dataset.folder}: what is trained on "

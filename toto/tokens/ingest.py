@@ -8,8 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ from toto.tokens.engines import ENGINES, run
 from toto.tokens.shards import Job, Shard
 from toto.tokens.store import (
     VERSION,
+    Info,
     TokenDataset,
     checksum,
     failed,
@@ -40,7 +41,7 @@ from toto.tokens.store import (
 _OURS = {".lock", "shards", "tokenizer", ".tokenizer.partial", ".dataset.json.partial"}
 
 # What another run may do otherwise.
-_FREE = ("command", "limits")
+_FREE = ("command", "limits", "readable", "failed", "frames", "checksums")
 
 
 def ingest(
@@ -70,14 +71,14 @@ def ingest(
         raise unknown("engine", engine, ENGINES)
     tokenizer = load_tokenizer(tokenizer_folder, precision=settings.precision)
     _check(items, tokenizer, tokenizer_folder, settings)
-    info = _describe(items, tokenizer, settings, command) | {"limits": to_dict(limits)}
+    info = _describe(items, tokenizer, settings, command, limits)
     with only_writer(out):
         _begin(out, info, tokenizer)
         again, index = out / ".again", out / "index.parquet"
         if not index.exists():  # the last run may have been killed as it replaced shards
             _replace(out, again)
         target = again if index.exists() else out
-        planned = [_shard(number, items, settings) for number in range(info["shards"])]
+        planned = [_shard(number, items, settings) for number in range(info.shards)]
         pending = [s for s in planned if not any(_is_done(f, s.number) for f in {out, target})]
         if pending:
             roots = roots_of(items)
@@ -109,7 +110,7 @@ def report_failures(dataset: TokenDataset) -> None:
     for key, reason in failures:
         print(f"  not read: {key}: {reason}", file=sys.stderr)
     if failures:
-        total = dataset.info["items"]
+        total = dataset.info.items
         print(f"{len(failures)} of {total} files could not be read", file=sys.stderr)
 
 
@@ -129,21 +130,22 @@ def _check(items: Sequence[Item], tokenizer: Tokenizer, folder: Path, settings: 
 
 
 def _describe(
-    items: Sequence[Item], tokenizer: Tokenizer, settings: Ingest, command: str
-) -> dict[str, Any]:
+    items: Sequence[Item], tokenizer: Tokenizer, settings: Ingest, command: str, limits: Limits
+) -> Info:
     grid = settings.view.size // tokenizer.downsample
-    return {
-        "version": VERSION,
-        "command": command,
-        "tokenizer": tokenizer.fingerprint,
-        "codebook_size": tokenizer.codebook_size,
-        "grid": [grid, grid],
-        "dtype": "uint16" if tokenizer.codebook_size else "uint8",
-        "settings": to_dict(settings),
-        "items": len(items),
-        "shards": -(-len(items) // settings.shard_items),
-        "source": _fingerprint(items),
-    }
+    return Info(
+        version=VERSION,
+        command=command,
+        tokenizer=tokenizer.fingerprint,
+        codebook_size=tokenizer.codebook_size,
+        grid=(grid, grid),
+        dtype="uint16" if tokenizer.codebook_size else "uint8",
+        settings=settings,
+        items=len(items),
+        shards=-(-len(items) // settings.shard_items),
+        source=_fingerprint(items),
+        limits=limits,
+    )
 
 
 def _fingerprint(items: Sequence[Item]) -> str:
@@ -158,21 +160,22 @@ def _fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _begin(out: Path, info: dict[str, Any], tokenizer: Tokenizer) -> None:
+def _begin(out: Path, info: Info, tokenizer: Tokenizer) -> None:
     path = out / "dataset.json"
     if path.exists():
         before = read_json(path, "a token data set")
+        now = to_dict(info)
         different = [
             difference
-            for name in info
+            for name in now
             if name not in _FREE
-            for difference in differences(before.get(name), info[name], name)
+            for difference in differences(before.get(name), now[name], name)
         ]
         if different:
             how = "; ".join(different[:4])
             raise UserError(f"{out} was made with {how}: choose another folder or remove it")
-        if before.get("limits") != info["limits"]:
-            write_json(path, before | {"limits": info["limits"]})
+        if before.get("limits") != now["limits"]:
+            write_json(path, before | {"limits": now["limits"]})
         return
     if any(path.name not in _OURS for path in out.iterdir()):
         raise UserError(f"{out} holds something else: choose another folder")
@@ -235,9 +238,9 @@ def _differs(again: Path, out: Path) -> bool:
     )
 
 
-def _complete(out: Path, info: dict[str, Any]) -> None:
+def _complete(out: Path, info: Info) -> None:
     """Merge the shards' rows, one shard after the other: they need not fit into memory."""
-    shards = info["shards"]
+    shards = info.shards
     read = lost = frames = 0
     for table in rows_of_shards(out, shards):
         kept = readable(table)
@@ -249,8 +252,9 @@ def _complete(out: Path, info: dict[str, Any]) -> None:
         table = pq.read_table(out / "failures.parquet", columns=["failure"])
         reasons = sorted(set(table.column("failure").to_pylist()))
         raise UserError(f"none of {lost} files could be read: {'; '.join(reasons[:3])}")
-    counts = {"readable": read, "failed": lost, "frames": frames}
-    write_json(out / "dataset.json", info | counts | {"checksums": _checksums(out, shards)})
+    checksums = _checksums(out, shards)
+    info = replace(info, readable=read, failed=lost, frames=frames, checksums=checksums)
+    write_json(out / "dataset.json", info)
     write_rows(out / "index.parquet", map(readable, rows_of_shards(out, shards)))
 
 

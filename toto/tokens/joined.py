@@ -25,10 +25,10 @@ def join(pixels: TokenDataset, codes: TokenDataset) -> Int[np.ndarray, " rows"]:
             crops and grid.
     """
     _check_kinds(pixels, codes)
-    if pixels.info["grid"] != codes.info["grid"]:
+    if pixels.info.grid != codes.info.grid:
         raise UserError(
-            f"{pixels.folder} has a grid of {pixels.info['grid']}, {codes.folder} one of "
-            f"{codes.info['grid']}: they cannot be joined"
+            f"{pixels.folder} has a grid of {pixels.info.grid}, {codes.folder} one of "
+            f"{codes.info.grid}: they cannot be joined"
         )
     views = (to_dict(replace(dataset.view, size=1)) for dataset in (codes, pixels))
     if different := differences(*views):
@@ -45,7 +45,7 @@ def join(pixels: TokenDataset, codes: TokenDataset) -> Int[np.ndarray, " rows"]:
     for name in _SAME:
         same &= pixels.column(name) == codes.column(name)[rows]
     _check_rows(pixels, codes, same, "has other frames or another crop of")
-    if pixels.info["source"] != codes.info["source"]:
+    if pixels.info.source != codes.info.source:
         same = np.ones(len(rows), bool)
         for name in _FILE:
             same &= pixels.column(name) == codes.column(name)[rows]

@@ -326,7 +326,7 @@ def freeze(
         frames=frames,
         split=split,
         validation_fraction=fraction,
-        tokenizer=datasets[0].info["tokenizer"],
+        tokenizer=datasets[0].info.tokenizer,
     )
 
 
@@ -342,8 +342,8 @@ def _unchanged(folder: Path, fingerprint: str | None) -> TokenDataset:
 
 def _check_mixable(first: TokenDataset, other: TokenDataset) -> None:
     for name, said in (("tokenizer", "was made by tokenizer"), ("grid", "has a grid of")):
-        if other.info[name] != first.info[name]:
+        its, ours = getattr(other.info, name), getattr(first.info, name)
+        if its != ours:
             raise UserError(
-                f"{first.folder} {said} {first.info[name]}, "
-                f"{other.folder} {said} {other.info[name]}: they cannot be mixed"
+                f"{first.folder} {said} {ours}, {other.folder} {said} {its}: they cannot be mixed"
             )

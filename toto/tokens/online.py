@@ -139,7 +139,7 @@ class OnlineReader:
             ):
                 place = self._middle(want.epoch, row.key)
                 task = Task(row.location, (place,), first, want.frames)
-                clips[i] = _Clip(row.key, (dataset.view, dataset.limits), task, want.at)
+                clips[i] = _Clip(row.key, (dataset.view, dataset.info.limits), task, want.at)
         return {i: clips[i] for i in wanted}
 
     def _locate(

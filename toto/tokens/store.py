@@ -10,12 +10,13 @@ failures.parquet         the rows of those that could not, with the reason
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,8 @@ from toto.config import fingerprint, from_dict, read_json, to_dict
 from toto.errors import UserError
 from toto.files import file_atomically
 from toto.media.item import Location
-from toto.media.view import Limits, View
+from toto.media.view import LIMITS, Limits, View
+from toto.tokens.config import Ingest
 from toto.tokens.patches import PatchGrid
 from toto.tokens.reading import Codes, Each, Shards
 from toto.tokens.vocabulary import Layout, Vocabulary
@@ -101,6 +103,36 @@ class ItemRow:
         return Location(self.path, self.part, self.start, self.end, self.fps)
 
 
+@dataclass(frozen=True)
+class Info:
+    """What dataset.json says."""
+
+    version: int
+    command: str
+    """by which it was begun, and goes on"""
+    tokenizer: str
+    """fingerprint"""
+    codebook_size: int
+    """0 of pixels"""
+    grid: tuple[int, int]
+    """rows and columns of codes, or patches, of a frame"""
+    dtype: Literal["uint8", "uint16"]
+    settings: Ingest
+    items: int
+    """in its sources"""
+    shards: int
+    source: str
+    """fingerprint of the items"""
+    limits: Limits = LIMITS
+    """what one of its files may take, as the last run was told"""
+    readable: int = 0
+    """items; this and what follows is known of a complete data set"""
+    failed: int = 0
+    frames: int = 0
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file below shards/"""
+
+
 _FIELDS = [field.name for field in fields(ItemRow)]
 
 
@@ -123,19 +155,23 @@ class TokenDataset:
     """A complete token data set. Opening it reads no row: columns are read when they are asked for.
 
     Raises:
-        UserError: the folder is no token data set, an unfinished one, or of another version.
+        UserError: the folder is no token data set, an unfinished one, one of another version, or a
+            damaged one; the last also where rows are read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._version = _version(folder)
-        self.info: dict[str, Any] = _read_info(folder)
+        self.info = _read_info(folder)
         if not (folder / "index.parquet").exists():
-            raise UserError(f"{folder} is not finished: run `{self.info['command']}` again")
-        self._metadata = pq.read_metadata(folder / "index.parquet")
-        size = self.info["settings"]["view"]["size"]
-        shape = (3, size, size) if self.is_pixels else tuple(self.info["grid"])
-        dtype = np.dtype(self.info["dtype"])
+            raise UserError(f"{folder} is not finished: run `{self.info.command}` again")
+        with _intact(folder / "index.parquet") as path:
+            self._metadata = pq.read_metadata(path)
+        if self._metadata.schema.names != ROWS.names:
+            raise UserError(f"{path} is damaged: its columns are not those of an index")
+        size = self.info.settings.view.size
+        shape = (3, size, size) if self.is_pixels else self.info.grid
+        dtype = np.dtype(self.info.dtype)
         self._shards = Shards(partial(_shard_name, str(folder)), shape, dtype)
 
     @property
@@ -145,34 +181,28 @@ class TokenDataset:
     @property
     def is_online(self) -> bool:
         """Whether no codes are stored: training decodes and tokenizes."""
-        return bool(self.info["settings"]["online"])
+        return self.info.settings.online
 
-    @cached_property
+    @property
     def view(self) -> View:
         """Which frames of its files are kept, and how."""
-        where = f"{self.folder}/dataset.json"
-        return from_dict(View, self.info["settings"]["view"], where)
-
-    @cached_property
-    def limits(self) -> Limits:
-        """What one of its files may take, as the last run was told."""
-        return from_dict(Limits, self.info.get("limits", {}), f"{self.folder}/dataset.json")
+        return self.info.settings.view
 
     @property
     def reading(self) -> dict[str, Any]:
         """Which frames its items are of, and on which grid, whatever the crops."""
-        return {"grid": self.info["grid"], **to_dict(self.view.without_crops())}
+        return {"grid": self.info.grid, **to_dict(self.view.without_crops())}
 
     @property
     def is_pixels(self) -> bool:
         """Whether it stores pixels, which models read as patches, and no codes."""
-        return bool(self.info["dtype"] == "uint8")
+        return bool(self.info.dtype == "uint8")
 
     @cached_property
     def layout(self) -> Layout:
         """How its frames become sequences: of tokens, or of patches."""
-        rows, cols = self.info["grid"]
-        size = self.info["settings"]["view"]["size"]
+        rows, cols = self.info.grid
+        size = self.info.settings.view.size
         return PatchGrid(size // rows, rows, cols) if self.is_pixels else self.vocabulary
 
     @cached_property
@@ -184,15 +214,15 @@ class TokenDataset:
         """
         if self.is_pixels:
             raise UserError(f"{self.folder} stores pixels, no codes: tokenize with codes for this")
-        rows, cols = self.info["grid"]
-        return Vocabulary(self.info["codebook_size"], rows, cols)
+        rows, cols = self.info.grid
+        return Vocabulary(self.info.codebook_size, rows, cols)
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of the content."""
         # One string: as JSON values, a million of checksums take seconds.
-        checksums = "\n".join(" ".join(pair) for pair in sorted(self.info["checksums"].items()))
-        return fingerprint([self.info["tokenizer"], checksums])
+        checksums = "\n".join(" ".join(pair) for pair in sorted(self.info.checksums.items()))
+        return fingerprint([self.info.tokenizer, checksums])
 
     def __len__(self) -> int:
         """Rows of the index: one for each crop of each readable item."""
@@ -210,7 +240,8 @@ class TokenDataset:
         found: dict[int, ItemRow] = {}
         for group in np.unique(groups).tolist():
             here = np.flatnonzero(groups == group)
-            table = self._index().read_row_group(group, columns=_FIELDS)
+            with _intact(self.folder / "index.parquet"):
+                table = self._index().read_row_group(group, columns=_FIELDS)
             values = table.take(rows[here] - (ends[group] - sizes[group])).to_pylist()
             found |= {i: ItemRow(**row) for i, row in zip(here.tolist(), values, strict=True)}
         return [found[i] for i in range(len(rows))]
@@ -286,13 +317,12 @@ class TokenDataset:
 
     def failures(self) -> list[tuple[str, str]]:
         """`(key, reason)` of each item that could not be read."""
-        table = pq.read_table(self.folder / "failures.parquet", columns=["key", "failure"])
-        return [(row["key"], row["failure"]) for row in table.to_pylist()]
+        return [(key, reason) for key, _, reason in self.unread()]
 
     def unread(self) -> list[tuple[str, str | None, str]]:
         """`(key, split, reason)` of each item that could not be read."""
-        columns = ["key", "split", "failure"]
-        table = pq.read_table(self.folder / "failures.parquet", columns=columns)
+        with _intact(self.folder / "failures.parquet") as path:
+            table = pq.read_table(path, columns=["key", "split", "failure"])
         return [tuple(row.values()) for row in table.to_pylist()]
 
     def code_counts(self, rows: Each | None = None) -> Int[np.ndarray, " codes"]:
@@ -326,13 +356,14 @@ class TokenDataset:
 
     def _parts(self, name: str) -> Iterator[tuple[int, pa.Array]]:
         """A column piece by piece, each with its first row: far less memory than a whole column."""
-        start, file = 0, self._index()
-        # What one iterator has read stays in memory until its end: a few groups at a time.
-        for first in range(0, file.num_row_groups, 4):
-            groups = range(first, min(first + 4, file.num_row_groups))
-            for batch in file.iter_batches(4 * ROW_GROUP, groups, columns=[name]):
-                yield start, batch.column(0)
-                start += len(batch)
+        with _intact(self.folder / "index.parquet"):
+            start, file = 0, self._index()
+            # What one iterator has read stays in memory until its end: a few groups at a time.
+            for first in range(0, file.num_row_groups, 4):
+                groups = range(first, min(first + 4, file.num_row_groups))
+                for batch in file.iter_batches(4 * ROW_GROUP, groups, columns=[name]):
+                    yield start, batch.column(0)
+                    start += len(batch)
 
     @cached_property
     def _positions(self) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
@@ -368,9 +399,9 @@ def unfinished(folder: Path) -> Unfinished | None:
     with ThreadPoolExecutor(8) as executor:
         counts = list(executor.map(_read_and_failed, done))
     return Unfinished(
-        command=info["command"],
+        command=info.command,
         shards=len(done),
-        planned=info["shards"],
+        planned=info.shards,
         read=sum(read for read, _ in counts),
         failed=sum(failed for _, failed in counts),
     )
@@ -385,20 +416,33 @@ def _version(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
-    info = read_json(folder / "dataset.json", "a token data set")
-    if "version" not in info or "command" not in info:
+def _read_info(folder: Path) -> Info:
+    values = read_json(folder / "dataset.json", "a token data set")
+    if "version" not in values or "command" not in values:
         raise UserError(f"{folder} is not a token data set: its dataset.json is another's")
-    if info["version"] != VERSION:
+    if values["version"] != VERSION:
         raise UserError(
-            f"{folder} is a token data set of version {info['version']}, "
+            f"{folder} is a token data set of version {values['version']}, "
             f"version {VERSION} is read here: make it anew"
         )
-    return info
+    return from_dict(Info, values, f"{folder}/dataset.json")
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[Path]:
+    """Reading of a Parquet file, whose damage is said as such."""
+    try:
+        yield path
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # None: bytes make no sense
+            raise
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split()):.200}") from error
 
 
 def _read_and_failed(path: Path) -> tuple[int, int]:
-    metadata, column = pq.read_metadata(path), ROWS.names.index("failure")
+    with _intact(path):
+        metadata = pq.read_metadata(path)
+    column = ROWS.names.index("failure")
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = sum(group.column(column).statistics.null_count for group in groups if group.num_rows)
     return read, metadata.num_rows - read

@@ -29,16 +29,16 @@ def verify(dataset: TokenDataset) -> None:
         UserError: one differs or is missing; the first is named.
     """
     folder, info = dataset.folder, dataset.info
-    for name, recorded in info["checksums"].items():
+    for name, recorded in info.checksums.items():
         path = folder / name
         if not path.exists() or checksum(path) != recorded:
             raise UserError(f"{path} is not what {folder}/dataset.json recorded")
     for name, part in (("index.parquet", readable), ("failures.parquet", failed)):
-        if not _holds(folder / name, map(part, rows_of_shards(folder, info["shards"]))):
+        if not _holds(folder / name, map(part, rows_of_shards(folder, info.shards))):
             raise UserError(f"{folder / name} does not hold the rows of the shards")
-    if load_tokenizer(dataset.tokenizer_folder).fingerprint != info["tokenizer"]:
+    if load_tokenizer(dataset.tokenizer_folder).fingerprint != info.tokenizer:
         raise UserError(
-            f"{dataset.tokenizer_folder} is not the tokenizer {info['tokenizer']} that "
+            f"{dataset.tokenizer_folder} is not the tokenizer {info.tokenizer} that "
             f"{folder}/dataset.json recorded"
         )
 

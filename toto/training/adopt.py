@@ -28,10 +28,10 @@ def details_of(
         "kinds": sorted(dataset.encoded("kind")[0] if kinds is None else set(kinds)),
         # Stored crops are a matter of training alone.
         "view": to_dict(dataset.view.without_crops()),
-        "tokenizer": dataset.info["tokenizer"],
+        "tokenizer": dataset.info.tokenizer,
     }
     if target is not None:
-        tokens = {"vocabulary": target.vocabulary.to_dict(), "tokenizer": target.info["tokenizer"]}
+        tokens = {"vocabulary": target.vocabulary.to_dict(), "tokenizer": target.info.tokenizer}
         details["target"] = tokens
     return details
 

@@ -187,17 +187,17 @@ def _check_reads(
             raise UserError(
                 f"{dataset.folder} holds {others.pop()}s, this recipe reads {config.kind}s alone"
             )
-        grid = [config.grid] * 2
-        if config.grid and dataset.info["grid"] != grid:
+        grid = config.grid, config.grid
+        if config.grid and dataset.info.grid != grid:
             raise UserError(
-                f"{dataset.folder} has a grid of {dataset.info['grid']}, this recipe reads {grid}"
+                f"{dataset.folder} has a grid of {dataset.info.grid}, this recipe reads {grid}"
             )
     if config.reads == "patches_to_codes" and not targets:
         raise UserError("this recipe predicts codes of patches: give them as targets")
     if config.reads == "patches" and targets:
         raise UserError("this recipe predicts patches: give no targets")
     for dataset in targets or datasets:
-        size = dataset.info["codebook_size"]
+        size = dataset.info.codebook_size
         if config.codebook_size and size != config.codebook_size:
             raise UserError(
                 f"{dataset.folder} has {size} codes, this recipe is of {config.codebook_size}"
