@@ -69,6 +69,8 @@ def mistakes(folder):
     for i, odd in enumerate(('{"recipe": []}', '{"toto": {}}', '{"fingerprint": 3}', "{}")):
         (folder / f"odd{i}").mkdir()
         (folder / f"odd{i}" / "config.json").write_text(odd)
+    shutil.copytree(folder / "run", folder / "noted")
+    (folder / "noted" / "metrics.jsonl").write_text("[1]\n")
     (folder / "text.txt").write_text("no video\n")
     make_videos(folder / "flat", [13, 13, 13, 13, 13], side=32)
     save_tokenizer(folder / "other", seed=1)
@@ -387,7 +389,8 @@ MISTAKES = {
     "tokenize nowhere --tokenizer tok/tokenizer --out new": ["nowhere"],
     "tokenize empty --tokenizer tok/tokenizer --out new": ["empty"],
     "tokenize world/train.csv --tokenizer empty --out new": ["empty", "not a tokenizer"],
-    "tokenize world/train.csv --tokenizer tokens --out new": ["tokens", "not a tokenizer"],
+    "tokenize world/train.csv --tokenizer tokens --out new": ["its own is tokens/tokenizer"],
+    "tokenize world/train.csv --tokenizer run --out new": ["its own is run/model/tokenizer"],
     "tokenize world/train.csv --tokenizer run/model --out new": ["its own is run/model/tokenizer"],
     "tokenize world/train.csv --tokenizer tok --out new": ["tok is no", "its own is tok/tokenizer"],
     "tokenize world/train.csv --tokenizer tok/tokenizer --out new --size 33": ["33", "8"],
@@ -408,7 +411,7 @@ MISTAKES = {
     "tokenizer eval tok/tokenizer --source world --size 33": ["33x33", "8"],
     "tokenizer eval tok/tokenizer --source world --frames 0": ["frames 0", "at least 1"],
     "study tokens --out new": ["no token data set"],
-    "study tokens tokens --source world --size 32 --out new": ["tokens", "not a tokenizer"],
+    "study tokens tokens --source world --size 32 --out new": ["its own is tokens/tokenizer"],
     "study tokens run --out new": ["run", "not a token data set"],
     "study tokens unfinished --out new": ["unfinished", "toto tokenize", "again"],
     "inspect nowhere": ["nowhere"],
@@ -447,7 +450,7 @@ MISTAKES = {
     "pretrain --resume tokens": ["tokens", "not a run"],
     "pretrain --resume run --steps 9": ["--steps"],
     f"generate nowhere --prompt {VIDEO} --out new.mp4": ["nowhere", "not a saved model"],
-    f"generate tok --prompt {VIDEO} --out new.mp4": ["tok", "saved"],
+    f"generate tok --prompt {VIDEO} --out new.mp4": ["tok is a run with no model"],
     f"generate tokens --prompt {VIDEO} --out new.mp4": ["tokens", "not a saved model"],
     f"generate swapped --prompt {VIDEO} --out new.mp4": ["swapped", "tokenizer"],
     f"generate run --prompt {VIDEO} --out new.avi": ["new.avi", ".mp4 or .gif"],
@@ -482,7 +485,8 @@ MISTAKES = {
     "finetune images run tokens --out no-photos": ["tokens", "too few labelled images"],
     "finetune actions run unlabelled --out new-tuned": ["unlabelled", "label"],
     "probe actions run tokens --out new --trunk-update all": ["--trunk-update", "next_token"],
-    **{f"inspect odd{i}": [f"odd{i}", "another's"] for i in range(4)},
+    **{f"inspect odd{i}": [f"odd{i}", "is not"] for i in range(4)},
+    "inspect noted": ["noted/metrics.jsonl", "damaged", "line 1"],
     "demo --count many": ["--count", "'many'"],
     "demo --futures -1": ["futures -1", "at least 0"],
     "demo --prompt 16": ["prompt 16", "from 1 to 15"],

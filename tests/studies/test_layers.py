@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from tests.studies.pairs import load
 from toto.errors import UserError
+from toto.files import only_writer
 from toto.probing.clips import probe_splits
 from toto.studies.layers import LeastSquares, _measure, study_layers
 
@@ -53,6 +54,8 @@ def test_a_trunk_from_end_to_end(images, tmp_path):
     assert all(0 <= x <= 1 for x in (*result.read, *result.next, *result.label))
     assert "<svg" in (tmp_path / "out/layers.svg").read_text()
     assert study_layers(load(codes, 4), codes, tmp_path / "out", items=20) == result
+    with only_writer(tmp_path / "out"), pytest.raises(UserError, match="another process"):
+        study_layers(load(codes, 4), codes, tmp_path / "out", items=20)
     with pytest.raises(UserError, match="does not hold codes"):
         study_layers(load(codes, 4), pixels, tmp_path / "new")
     with pytest.raises(UserError, match="items 20, not 10"):

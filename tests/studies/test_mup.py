@@ -3,6 +3,7 @@ import json
 import pytest
 
 from toto.errors import UserError
+from toto.files import only_writer
 from toto.studies.config import MupStudy
 from toto.studies.mup import MupResult, markov_chains, study_mup
 
@@ -28,6 +29,12 @@ def test_a_study_that_was_stopped_goes_on(tmp_path):
         assert pictures[0] == pictures[1] and b"standard parametrisation" in pictures[0]
     with pytest.raises(UserError, match="steps 3, not 4"):
         study_mup(MupStudy(**{**vars(STUDY), "steps": 4}), tmp_path / "whole")
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with only_writer(tmp_path), pytest.raises(UserError, match="another process is writing"):
+        study_mup(STUDY, tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_what_a_study_says():

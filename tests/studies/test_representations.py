@@ -8,6 +8,7 @@ import torch
 from tests.studies.pairs import load, pair
 from tests.tiny import make_dataset, make_videos
 from toto.errors import UserError
+from toto.files import only_writer
 from toto.probing.config import ProbeTraining
 from toto.studies.config import RepresentationStudy
 from toto.studies.representations import (
@@ -25,6 +26,8 @@ NAMES = ["pre-trained", "random", "codes", "pixels"]
 def test_contestants_are_compared_on_the_same_items(images, tmp_path):
     codes, pixels = images
     study = RepresentationStudy(seeds=2, probes=PROBES)
+    with only_writer(tmp_path / "out"), pytest.raises(UserError, match="another process"):
+        study_representations(load(codes, 4), codes, pixels, tmp_path / "out", study)
     result = study_representations(load(codes, 4), codes, pixels, tmp_path / "out", study)
     assert [own.name for own in result.standings] == NAMES
     assert (result.items, result.units, result.classes) == (24, 24, 3)

@@ -126,6 +126,8 @@ def read_shape(folder: Path) -> tuple[LlamaSize, int, dict[str, Any]]:
     path = folder / "config.json"
     config = read_json(path, "a saved model")
     config = {key: value for key, value in config.items() if value is not None}
+    if "recipe" in config:
+        raise UserError(f"{folder} is a run with no model: pre-training ends with {folder}/model")
     if config.get("model_type") != "llama":
         kind = config.get("model_type")
         raise UserError(f"{path} is not that of a saved model: model_type {kind!r}, not 'llama'")

@@ -240,10 +240,10 @@ def load_tokenizer(
     from toto.tokenizers.vqgan import VQGAN
 
     kinds: dict[str, type[TokenizerModule]] = {"dvae": DVAE, "patches": Patches, "vqgan": VQGAN}
-    config, inside = read_json(folder / _CONFIG, "a tokenizer"), folder / "tokenizer"
-    if "fingerprint" not in config and (inside / _CONFIG).exists():
-        raise UserError(f"{folder} is no tokenizer: its own is {inside}")
-    kind = str(config.get("kind"))
+    for own in (folder / "tokenizer", folder / "model" / "tokenizer"):
+        if (own / _CONFIG).exists():
+            raise UserError(f"{folder} is no tokenizer: its own is {own}")
+    kind = str(read_json(folder / _CONFIG, "a tokenizer").get("kind"))
     if kind not in kinds:
         raise unknown("kind of tokenizer", kind, kinds)
     return kinds[kind].load(folder, precision).to(device)

@@ -118,12 +118,19 @@ def _board(tracker: Tracker, run: Path, step: int) -> _Board:
 
 
 def read_metrics(run: Path) -> list[dict[str, float | int]]:
-    """All rows of a run's metrics; a last line that a kill cut short is left out."""
+    """All rows of a run's metrics; a last line that a kill cut short is left out.
+
+    Raises:
+        UserError: a line is none of ours.
+    """
     path = run / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise UserError(f"{path} is damaged: line {number} is no row of a step")
+        rows.append(row)
     return rows
