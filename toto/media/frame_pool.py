@@ -54,7 +54,7 @@ def _draw(partial: "_Partial", view: View, each: int, workers: int) -> None:
     tasks = (Task(i.location, view.places(int.from_bytes(_hash(i.key)))) for i in left)
     with (
         DecodePool(view, workers) as decoders,
-        progress("decode frames", len(left), "files") as advance,
+        progress("decode frames", len(partial.items), "files", done) as advance,
     ):
         reservoir = _Reservoir(each, done)
         for number, part in decoders.stream(tasks):
@@ -94,6 +94,7 @@ class _Partial:
     def __init__(self, path: Path, items: Sequence[Item], side: int) -> None:
         self.path, self.items, self.side = path, items, side
         self.counts: list[int] = []
+        self.filled = 0
         self._names = [path.with_name(f".{path.stem}.partial{end}") for end in (".npy", ".txt")]
 
     def __enter__(self) -> "_Partial":
@@ -107,7 +108,7 @@ class _Partial:
             its, count = line.split()
             if its.decode() != _hash(item.key).hex():
                 break
-            self.counts.append(int(count))
+            self._count(int(count))
         self._lines.truncate(sum(len(line) + 1 for line in lines[: len(self.counts)]))
         self._lines.seek(0, os.SEEK_END)
         return self
@@ -118,7 +119,7 @@ class _Partial:
 
     def put(self, place: int, frame: UInt8[np.ndarray, "3 size size"]) -> None:
         """Make it the frame at `place` of the next item's."""
-        self._frames.seek(self._begin + (sum(self.counts) + place) * frame.nbytes)
+        self._frames.seek(self._begin + (self.filled + place) * frame.nbytes)
         self._frames.write(frame.tobytes())
 
     def end(self, count: int) -> None:
@@ -127,11 +128,11 @@ class _Partial:
         its = _hash(self.items[len(self.counts)].key).hex()
         self._lines.write(f"{its} {count}\n".encode())
         self._lines.flush()
-        self.counts.append(count)
+        self._count(count)
 
     def finish(self) -> None:
         """Give the pool its name."""
-        self._frames.truncate(self._begin + sum(self.counts) * 3 * self.side**2)
+        self._frames.truncate(self._begin + self.filled * 3 * self.side**2)
         self._write_header()
         self._frames.flush()
         os.fsync(self._frames.fileno())
@@ -139,9 +140,13 @@ class _Partial:
         frames.replace(self.path)
         lines.unlink()
 
+    def _count(self, count: int) -> None:
+        self.counts.append(count)
+        self.filled += count
+
     def _write_header(self) -> int:
         """Where the frames begin: the header is as long whatever their number is."""
-        shape = sum(self.counts), 3, self.side, self.side
+        shape = self.filled, 3, self.side, self.side
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         self._frames.seek(0)
         np.lib.format.write_array_header_1_0(self._frames, header)
