@@ -141,7 +141,7 @@ def test_twins_of_table_3_and_4_run(world, tmp_path, name, data, targets):
         ("demo_patch_patch", "dvae-64", (), None, "holds codes, this recipe reads patches"),
         ("demo_patch_patch", "pixels-64", ("dvae-64",), None, "give no targets"),
         ("demo_dvae_8", "pixels-64", (), 30, "holds patches, this recipe reads codes"),
-        ("demo_dvae_16", "dvae-64", (), 30, r"grid of \[8, 8\], this recipe reads \[16, 16\]"),
+        ("demo_dvae_16", "dvae-64", (), 30, r"grid of \(8, 8\), this recipe reads \(16, 16\)"),
         ("demo_vqgan_1k", "dvae-64", (), 1024, "30 codes, this recipe is of 1024"),
     ],
 )

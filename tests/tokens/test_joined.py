@@ -93,7 +93,7 @@ def test_larger_pixels_on_the_same_grid_are_joined(folder, codes, tmp_path):
     [
         (replace(VIEW, stride=3), 4, r"view.stride 2, not 3|stride 2, not 3"),
         (replace(VIEW, seed=1), 4, "seed 0, not 1"),
-        (VIEW, 8, r"has a grid of \[2, 2\]"),
+        (VIEW, 8, r"has a grid of \(2, 2\)"),
         (replace(VIEW, crops=0), 4, "crops 2, not 0"),
     ],
 )

@@ -326,7 +326,7 @@ def test_mixtures_that_make_no_sense(folder, tmp_path):
         f"{folder}/videos was made by tokenizer random, "
         f"{tmp_path}/foreign was made by tokenizer other: they cannot be mixed"
     )
-    with pytest.raises(UserError, match=r"grid of \[2, 2\], .*larger has a grid of \[4, 4\]"):
+    with pytest.raises(UserError, match=r"grid of \(2, 2\), .*larger has a grid of \(4, 4\)"):
         freeze([videos, TokenDataset(tmp_path / "larger")], (), FRAMES, 0, "train", 0.1)
     with pytest.raises(UserError, match="no token data set"):
         freeze([], (), FRAMES, 0, "train", 0.1)

@@ -172,10 +172,10 @@ def test_training_keeps_to_the_limits_of_the_scan(visual, tmp_path, capsys):
     make_videos(tmp_path / "media", [20] * 4, side=16)
     limits = Limits(seconds=2.0, memory=3.0)
     scan = make(tmp_path / "media", visual, tmp_path / "scan", True, limits)
-    assert scan.limits == limits
+    assert scan.info.limits == limits
     limits = replace(limits, seconds=1.0)
     scan = make(tmp_path / "media", visual, tmp_path / "scan", True, limits)  # nothing to do
-    assert TokenDataset(scan.folder).limits == limits
+    assert TokenDataset(scan.folder).info.limits == limits
     with sequences(scan, workers=1) as found:
         ((item, _),) = found.describe(0)
         Path(item.path).unlink()
