@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import make_dataset, make_images, save_tokenizer
+from tests.training.toys import PRETRAIN
 from toto.generation.sampling import Sampling, sample
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
@@ -16,17 +18,22 @@ from toto.tokenizers.base import TokenizerModule
 from toto.tokenizers.dvae import DVAE
 from toto.tokenizers.sizes import DVAESize, Precision, VQGANSize
 from toto.tokenizers.vqgan import VQGAN
+from toto.tokens.loader import Sequences, freeze
+from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import VIDEO, Vocabulary
 from toto.training.config import AdamW, Loop, TrainDVAE
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
+from toto.training.objectives.base import Objective
 from toto.training.objectives.dvae import TrainDVAEObjective
+from toto.training.objectives.next_token import NextToken
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 
+LOOP = Loop(steps=10, log_every=1, checkpoint_every=5, deterministic=True)
 SIZE = LlamaSize(width=128, layers=3, heads=2, mlp_width=256)
 VOCABULARY = Vocabulary(codebook_size=60, rows=4, cols=4)
 
@@ -84,14 +91,12 @@ def test_codes_equal_the_cpus(
     assert (here == there).float().mean() > (0.99 if precision == "fp32" else 0.9)
 
 
-def objective(steps: int, compile_: bool) -> TrainDVAEObjective:
+def dvae(folder: Path, compile_: bool) -> TrainDVAEObjective:
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
     config = TrainDVAE(
         tokenizer=DVAESize(codebook_size=64, width=32, groups=2, patch=2),
-        loop=Loop(
-            steps=steps, log_every=1, checkpoint_every=5, deterministic=True, compile=compile_
-        ),
+        loop=replace(LOOP, compile=compile_),
         optimizer=AdamW(warmup_steps=2),
         size=32,
         batch=16,
@@ -100,27 +105,47 @@ def objective(steps: int, compile_: bool) -> TrainDVAEObjective:
     return TrainDVAEObjective(config, frames, frames[:8])
 
 
-@pytest.mark.parametrize("compile_", [False, True])
-def test_training_goes_on_where_it_stopped(tmp_path: Path, compile_: bool) -> None:
-    whole = objective(10, compile_)
-    train(whole, whole.config.loop, tmp_path / "whole", "whole")
+def llama(folder: Path, compile_: bool, muon: bool = False) -> NextToken:
+    data = folder / "data"
+    if not data.exists():
+        tokenizer = save_tokenizer(folder / "tokenizer")
+        make_dataset(make_images(folder / "images", 40), tokenizer, data)
+    config = replace(PRETRAIN, muon=muon, loop=replace(LOOP, compile=compile_))
+    splits = (
+        freeze([TokenDataset(data)], (), config.frames, 0, split, 0.2)
+        for split in ("train", "validation")
+    )
+    return NextToken(config, *map(Sequences, splits))
+
+
+# Types are checked in tests, which no compiled function of the LLaMA's lets through.
+@pytest.mark.parametrize(
+    ("build", "compile_"),
+    [(dvae, False), (dvae, True), (llama, False), (partial(llama, muon=True), False)],
+)
+def test_training_goes_on_where_it_stopped(
+    tmp_path: Path, build: Callable[[Path, bool], Objective], compile_: bool
+) -> None:
+    loop = replace(LOOP, compile=compile_)
+    whole = build(tmp_path, compile_)
+    train(whole, loop, tmp_path / "whole", "whole")
     # Half of the same run: its schedule is the whole run's.
-    half = objective(10, compile_)
+    half = build(tmp_path, compile_)
     stop_after(half, 5)
     with pytest.raises(KeyboardInterrupt):
-        train(half, half.config.loop, tmp_path / "parts", "half")
-    rest = objective(10, compile_)
-    train(rest, rest.config.loop, tmp_path / "parts", "rest")
+        train(half, loop, tmp_path / "parts", "half")
+    rest = build(tmp_path, compile_)
+    train(rest, loop, tmp_path / "parts", "rest")
     losses = [
         [row["loss"] for row in read_metrics(tmp_path / run) if "loss" in row]
         for run in ("whole", "parts")
     ]
-    assert losses[0] == losses[1]
-    for a, b in zip(whole.dvae.parameters(), rest.dvae.parameters(), strict=True):
+    assert len(losses[0]) == 10 and losses[0] == losses[1]
+    for a, b in zip(whole.modules.parameters(), rest.modules.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def stop_after(objective: TrainDVAEObjective, steps: int) -> None:
+def stop_after(objective: Objective, steps: int) -> None:
     after_step = objective.after_step
 
     def stop(step: int) -> None:

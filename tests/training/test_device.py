@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
-from toto.training.device import recompute, round_hidden
+from toto.training.device import own_device, recompute, round_hidden
 
 SIZE = LlamaSize(width=32, layers=4, heads=4, mlp_width=64)
 
@@ -62,3 +63,13 @@ def test_the_residual_stream_is_bf16_under_autocast_alone():
     assert {value.dtype for value in before.values()} == {torch.float32}
     assert {value.dtype for value in states.values()} == {torch.bfloat16}
     assert torch.nn.functional.cosine_similarity(logits.float(), exact, -1).min() > 0.999
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    cpu, gpu, second = (torch.device(name) for name in ("cpu", "cuda", "cuda:1"))
+    assert own_device(gpu) == torch.device("cuda", 0) and own_device(second) == second
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert own_device(gpu) == torch.device("cuda", 3) and own_device(cpu) == cpu
+    with pytest.raises(UserError, match="cuda:1: of several processes each has its own"):
+        own_device(second)

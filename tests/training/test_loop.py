@@ -24,6 +24,7 @@ from tests.training.toys import (
     run_next_token,
     run_slowly,
 )
+from toto.training import interrupts
 from toto.training.checkpoint import Checkpoints
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
@@ -143,13 +144,17 @@ def test_a_stop_half_way_and_a_resume_by_steps(data, uninterrupted, tmp_path):
     assert (tmp_path / weights).read_bytes() == (uninterrupted / weights).read_bytes()
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_leave_a_checkpoint_to_go_on_from(data, uninterrupted, tmp_path, signum):
+def test_signals_leave_a_checkpoint_to_go_on_from(data, uninterrupted, tmp_path, signum, times):
+    """Also where a launcher hands on what the process has had from elsewhere."""
     child = start(run_slowly, data, tmp_path)
     while not losses(tmp_path):
         time.sleep(0.01)
         assert child.is_alive()
-    os.kill(child.pid, signum)
+    for _ in range(times):
+        os.kill(child.pid, signum)
+        time.sleep(0.01)
     child.join(30)
     assert child.exitcode == 128 + signum
     (left,) = (tmp_path / "checkpoints").glob("step-*")
@@ -162,6 +167,17 @@ def test_signals_leave_a_checkpoint_to_go_on_from(data, uninterrupted, tmp_path,
     assert losses(tmp_path) == losses(uninterrupted)
 
 
+def test_a_later_control_c_kills(monkeypatch):
+    monkeypatch.setattr(interrupts, "_ECHO", 0.1)
+    with pytest.raises(KeyboardInterrupt), interrupts.Interrupts() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        assert asked.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
 def test_half_written_checkpoints_are_ignored(data, uninterrupted, tmp_path):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(uninterrupted / "checkpoints/step-000005", checkpoints / "step-000005")
@@ -170,6 +186,7 @@ def test_half_written_checkpoints_are_ignored(data, uninterrupted, tmp_path):
     (partial / ".metadata").unlink()
     (checkpoints / "step-000099.txt").touch()
     run_next_token(data, tmp_path)
+    assert not list(checkpoints.glob(".step-*"))
     assert_same_end(lambda: next_token(data), uninterrupted, tmp_path)
 
 

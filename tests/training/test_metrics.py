@@ -170,6 +170,14 @@ def test_a_tracker_that_is_missing_is_one_line(tmp_path, monkeypatch):
         MetricsLog(tmp_path, 0, ("wandb",))
 
 
+def test_without_tensorboard_there_are_still_metrics(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with MetricsLog(tmp_path, 0, ("tensorboard",)) as log:
+        log.log(1, 0.5, {"loss": 2.0})
+    assert read_metrics(tmp_path) == [{"step": 1, "seconds": 0.5, "loss": 2.0}]
+    assert "tensorboard is not installed" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_is_traced_to_its_source(mixed, tmp_path):
     trained = objective(mixed, curriculum=())
     names, loss = trained.train.names, trained.phases[0].loss

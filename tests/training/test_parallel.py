@@ -260,3 +260,36 @@ def test_who_waits_for_the_first_outlasts_the_timeout_of_other_waiting(tmp_path)
     )
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()) == ["-1", "0"]
+
+
+APART = """
+import os, sys
+from pathlib import Path
+import torch
+from tests.training.toys import LOOP, Adversaries
+from toto.errors import UserError
+from toto.training.checkpoint import Checkpoints
+from toto.training.parallel import join_world
+
+with join_world(torch.device("cpu")) as world:
+    run = Path(sys.argv[1]) / str(world.rank)
+    (run / "checkpoints" / f"step-{15 * world.rank:06d}").mkdir(parents=True)
+    try:
+        Checkpoints(run, Adversaries(), [], world, LOOP).restore()
+    except UserError as error:
+        print(error, flush=True)
+"""
+
+
+def test_processes_that_see_other_checkpoints_do_not_go_on(tmp_path):
+    (tmp_path / "apart.py").write_text(APART)
+    torchrun = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--", str(tmp_path / "apart.py")]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path)],
+        env=ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("processes see checkpoints of different steps, 0, 15") == 2

@@ -1,10 +1,14 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.children import run_until_write, start
 from tests.tiny import make_dataset, make_videos, save_tokenizer
@@ -65,8 +69,8 @@ def test_a_second_process_on_the_same_run_is_refused(recipe, tmp_path):
 def test_other_settings_and_other_data_are_refused(recipe, tmp_path):
     pretrain(recipe, tmp_path)
     before = weights(tmp_path)
-    with pytest.raises(UserError, match="micro_batch 4, not 2"):
-        pretrain(replace(recipe, micro_batch=2), tmp_path)
+    with pytest.raises(UserError, match="batch 8, not 4"):
+        pretrain(replace(recipe, batch=4), tmp_path)
     with pytest.raises(UserError, match="another kind"):
         train_tokenizer(replace(TRAIN_DVAE, source=(str(recipe.data[0]),)), tmp_path, 0)
     info = recipe.data[0] / "dataset.json"
@@ -97,6 +101,45 @@ def test_a_tokenizer_run_goes_on_after_a_kill(tmp_path):
         for name in ("config.json", "model.safetensors"):
             whole = (tmp_path / "whole/tokenizer" / name).read_bytes()
             assert (killed / "tokenizer" / name).read_bytes() == whole
+
+
+def test_a_run_goes_on_as_the_machine_now_wants_it(recipe, tmp_path, capsys):
+    pretrain(recipe, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    assert run_until_write(12, killed, pretrain, recipe, killed) == -signal.SIGKILL
+    loop = replace(recipe.loop, log_every=2, checkpoint_every=4, skip_bad_steps=1, recompute=1.0)
+    pretrain(replace(recipe, micro_batch=2, loop=loop), killed)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "goes on with" in said and "micro_batch 4, not 2" in said
+    one, other = (
+        load_file(run / "model/model.safetensors") for run in (tmp_path / "whole", killed)
+    )
+    for name, values in one.items():
+        torch.testing.assert_close(values, other[name], rtol=1e-3, atol=1e-5)
+    recorded = json.loads((killed / "config.json").read_text())
+    assert recorded["recipe"]["micro_batch"] == 2 and "manifests" in recorded
+    resume(Pretrain, killed)
+    with pytest.raises(UserError, match="precision fp32, not bf16"):
+        pretrain(replace(recipe, loop=replace(loop, precision="bf16")), killed)
+
+
+def test_micro_batches_are_part_of_a_tokenizers_training(tmp_path):
+    source = make_videos(tmp_path / "videos", [12] * 8, side=8)
+    recipe: TrainDVAE = replace(TRAIN_DVAE, source=(str(source),), stride=1, pool=60)
+    train_tokenizer(recipe, tmp_path / "run", 0)
+    with pytest.raises(UserError, match="micro_batch 4, not 2"):
+        train_tokenizer(replace(recipe, micro_batch=2), tmp_path / "run", 0)
+
+
+def test_training_on_codes_needs_few_packages():
+    blocked = "PIL av yaml fsspec matplotlib torchmetrics jinja2 tensorboard tyro".split()
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({blocked}))
+import toto, toto.training.runs, toto.training.objectives.next_patch
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_tokenizer_run_goes_on_without_its_source(tmp_path):

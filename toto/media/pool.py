@@ -24,7 +24,6 @@ from jaxtyping import UInt8
 from toto.errors import MediaError, UserError
 from toto.media.file import MediaInfo, short
 from toto.media.item import Location, is_url
-from toto.media.video import open_media
 from toto.media.view import CENTRE, LIMITS, Limits, Place, View
 from toto.processes import end_with_parent, start_shielded
 
@@ -275,6 +274,9 @@ class _Worker:
 
 
 def _decode(task: Task, view: View, limits: Limits) -> Iterator[Result]:
+    # PyAV and Pillow, which training on stored codes does without.
+    from toto.media.video import open_media
+
     try:
         frames = 0
         with open_media(task.location) as media:

@@ -73,10 +73,10 @@ def large() -> Pretrain:
 def one_b() -> Pretrain:
     """Toto-1b, 1.1B parameters, on 1.05T tokens.
 
-    As `base`, with `--micro-batch 4`. About 35 days on 8 H100, a guess from the time of a step of
+    As `base`. About 35 days on 8 H100, a guess from the time of a step of
     large. The paper reaches about 3.31 nats. Not run by us.
     """
-    return replace(base(), model=ONE_B)
+    return replace(base(), model=ONE_B, micro_batch=4)
 
 
 def base_256() -> Pretrain:
@@ -112,10 +112,10 @@ def large_256() -> Pretrain:
 def one_b_256() -> Pretrain:
     """Toto-1b goes on at 256 px.
 
-    As `base_256`, with `--micro-batch 4`. About 11 hours on 8 H100, a guess from the time of a step
+    As `base_256`. About 11 hours on 8 H100, a guess from the time of a step
     of large. Not run by us.
     """
-    return replace(base_256(), model=replace(ONE_B, rope_base=50_000.0))
+    return replace(base_256(), model=replace(ONE_B, rope_base=50_000.0), micro_batch=4)
 
 
 def a1() -> Pretrain:
@@ -155,28 +155,28 @@ def a3() -> Pretrain:
 def a4() -> Pretrain:
     """Scaling law, 457M parameters.
 
-    As `a1`, with `--micro-batch 8`. About 34 hours on 8 H100, a guess from the time of a step of
+    As `a1`. About 34 hours on 8 H100, a guess from the time of a step of
     large. Not run by us.
     """
-    return replace(a1(), model=A4)
+    return replace(a1(), model=A4, micro_batch=8)
 
 
 def a5() -> Pretrain:
     """Scaling law, 1.2B parameters.
 
-    As `a1`, with `--micro-batch 4`. About 4 days on 8 H100, a guess from the time of a step of
+    As `a1`. About 4 days on 8 H100, a guess from the time of a step of
     large. Not run by us.
     """
-    return replace(a1(), model=A5)
+    return replace(a1(), model=A5, micro_batch=4)
 
 
 def a6() -> Pretrain:
     """Scaling law, 1.9B parameters.
 
-    As `a1`, with `--micro-batch 2`. About 5 days on 8 H100, a guess from the time of a step of
+    As `a1`. About 5 days on 8 H100, a guess from the time of a step of
     large. Not run by us.
     """
-    return replace(a1(), model=A6)
+    return replace(a1(), model=A6, micro_batch=2)
 
 
 # The rows of Toto's Tables 3 and 4, what a model reads and predicts, and twins of them in small.

@@ -18,9 +18,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from toto.errors import UserError
 from toto.training.config import Loop
 from toto.training.objectives.base import Objective, Phase
-from toto.training.parallel import World, is_sharded
+from toto.training.parallel import World, all_of, is_sharded
 
 # It warns, in whichever thread, of what it was told.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -48,21 +49,33 @@ class Checkpoints:
         self.pending: Future[None] | None = None
 
     def restore(self) -> int:
-        """Load the newest checkpoint and return its step; 0 if there is none."""
-        steps = self._steps()
-        if not steps:
+        """Load the newest checkpoint and return its step; 0 if there is none.
+
+        Raises:
+            UserError: the processes see different ones.
+        """
+        if self.world.is_first:
+            for left in self.folder.glob(".step-*.partial"):
+                shutil.rmtree(left)  # by a kill
+        newest = max(self._steps(), default=0)
+        if len(seen := set(all_of(self.world, newest))) > 1:
+            raise UserError(
+                f"{self.folder}: processes see checkpoints of different steps, "
+                f"{', '.join(map(str, sorted(seen)))}: a run lies where all of them see it"
+            )
+        if not newest:
             return 0
         state = self._state()
         dcp.load(
             state,
-            checkpoint_id=self._path(max(steps)),
+            checkpoint_id=self._path(newest),
             process_group=self.group,
             no_dist=not self.sharded,
         )
         set_model_state_dict(self.objective.modules, state["modules"])
         for phase, its in self.optimizers:
             set_optimizer_state_dict(phase.module, its, state["optimizers"][phase.name])
-        return max(steps)
+        return newest
 
     def save(self, step: int) -> None:
         """Begin to write the state after `step` steps; the one before is done by then.

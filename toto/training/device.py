@@ -1,6 +1,7 @@
 """Where a run computes, and in which precision."""
 
 import os
+import sys
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -23,13 +24,28 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            return own_device(torch.device("cuda"))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return torch.device(name)
+    return own_device(torch.device(name))
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The process's own GPU, where only that it is one has been said.
+
+    Raises:
+        UserError: several processes are to share one GPU.
+    """
+    if device.type != "cuda":
+        return device
+    if device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise UserError(f"device {device}: of several processes each has its own, say cuda")
+    return device
 
 
 def pick_devices(names: str) -> list[str]:
@@ -101,4 +117,5 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,6 +1,8 @@
 """Signals that ask a run to stop."""
 
+import os
 import signal
+import time
 from types import FrameType
 
 
@@ -12,13 +14,18 @@ class Interrupted(SystemExit):
         self.signum = signum
 
 
+# A launcher hands on what a scheduler or a terminal has sent to its processes already.
+_ECHO = 2.0
+
+
 class Interrupts:
-    """Notes SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second one kills as usual."""
+    """Notes SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a later Ctrl-C kills as usual."""
 
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = float("inf")
 
     def __enter__(self) -> "Interrupts":
         self.before = {s: signal.signal(s, self._note) for s in self.signals}
@@ -29,5 +36,9 @@ class Interrupts:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
-        signal.signal(signum, self.before[signal.Signals(signum)])
+        now = time.monotonic()
+        if signum == signal.SIGINT and now > self._since + _ECHO:
+            signal.signal(signum, self.before[signal.SIGINT])
+            os.kill(os.getpid(), signum)
+        self.received = self.received or signum
+        self._since = min(now, self._since)

@@ -1,6 +1,7 @@
 """The training loop, for every objective."""
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     device = pick_device(loop.device)
     precision = pick_precision(loop.precision, device)
+    if loop.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(loop.deterministic)
     place(objective.modules, device, world, loop.sharding)
     optimizers = [

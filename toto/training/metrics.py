@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from toto.errors import UserError
 from toto.files import write_atomically
+from toto.progress import console
 from toto.training.config import Tracker
 
 
@@ -92,7 +93,7 @@ class MetricsLog:
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.path, lines.encode())
         self.file = self.path.open("a", buffering=1)
-        self.boards: list[_Board] = [_board(tracker, run, step) for tracker in trackers]
+        self.boards = [board for tracker in trackers if (board := _board(tracker, run, step))]
 
     def log(self, step: int, seconds: float, values: dict[str, float]) -> None:
         """Record `values` after `step` steps and `seconds` of training in all."""
@@ -110,10 +111,14 @@ class MetricsLog:
             board.close()
 
 
-def _board(tracker: Tracker, run: Path, step: int) -> _Board:
+def _board(tracker: Tracker, run: Path, step: int) -> _Board | None:
     try:
-        return _BOARDS[tracker](run, step)
+        board: _Board = _BOARDS[tracker](run, step)
+        return board
     except ImportError as error:
+        if tracker == "tensorboard":  # nobody has asked for it
+            console.print("tensorboard is not installed: metrics are in metrics.jsonl alone")
+            return None
         raise UserError(f"tracker {tracker} is not installed: pip install {tracker}") from error
 
 

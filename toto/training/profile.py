@@ -13,6 +13,7 @@ from toto.progress import console
 
 # The first steps compile and warm up.
 _SKIPPED, _WARM, _STEPS = 5, 3, 5
+_LAST = _SKIPPED + _WARM + _STEPS
 
 _PARTS = ("wait for data", "forward", "backward", "add gradients", "optimizer")
 _ROWS = 15
@@ -40,6 +41,9 @@ def profiled(run: Path, device: torch.device, wanted: bool) -> Iterator[Any]:
         activities.append(ProfilerActivity.CUDA)
 
     def ready(profiler: torch_profile) -> None:
+        if profiler.step_num < _LAST:
+            console.print(f"no profile: it is of steps {_SKIPPED + _WARM + 1} to {_LAST}")
+            return
         profiler.export_chrome_trace(str(run / "profile.json"))
         console.print(summary(profiler.key_averages(), device))
         console.print(f"trace: {run / 'profile.json'}")

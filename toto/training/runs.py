@@ -10,8 +10,6 @@ import torch
 
 from toto.config import differences, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
-from toto.media.frame_pool import frame_pool
-from toto.media.sources import read_sources
 from toto.media.view import View
 from toto.progress import console
 from toto.tokens.loader import Sequences, freeze
@@ -30,6 +28,12 @@ from toto.training.parallel import World, in_turn, join_world, one_writer
 
 # What config.json calls a run, by its recipe.
 _KINDS = {"pretrain": Pretrain, "dvae": TrainDVAE, "vqgan": TrainVQGAN}
+# Fields of the loop that a run may go on with others of: they change none of its numbers, or only
+# rounding.
+_FREE = {
+    *("device", "compile", "sharding", "recompute", "skip_bad_steps", "trackers"),
+    *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "keep_hours"),
+}
 _OBJECTIVES = {TrainDVAE: TrainDVAEObjective, TrainVQGAN: TrainVQGANObjective}
 
 
@@ -153,7 +157,7 @@ def _divided(config: Pretrain, world: World) -> str:
 def _frozen(config: Pretrain, run: Path) -> _Manifests:
     """The manifests that the run was begun with, or those to begin it with."""
     if (run / "config.json").exists():
-        values = _begin(config, run, {})
+        values = _begun(config, run)
         return from_dict(_Manifests, values["manifests"], f"{run}/config.json")
     datasets, targets = (
         [TokenDataset(path) for path in paths] for paths in (config.data, config.targets)
@@ -210,6 +214,10 @@ def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray,
     if train.exists() and validation.exists():
         _begin(config, run, {})
         return np.load(train, mmap_mode="r"), np.load(validation, mmap_mode="r")
+    # Who trains on tokens needs no decoders.
+    from toto.media.frame_pool import frame_pool
+    from toto.media.sources import read_sources
+
     items = read_sources(config.source, run)
     _begin(config, run, {})
     # A source too small to spare an item is validated on what it is trained on.
@@ -232,13 +240,38 @@ def _begin(config: Any, run: Path, more: dict[str, Any]) -> dict[str, Any]:
     values = {"kind": kind, "recipe": to_dict(config)}
     if not path.exists():
         write_json(path, values | more | {"versions": versions()})
-    before = read_json(path, "a run")
-    if before.get("kind") != kind:
-        raise UserError(f"{run} is a run of another kind: {before.get('kind')}")
-    different = differences({"recipe": before.get("recipe")}, {"recipe": values["recipe"]})
-    if different:
+    before = _begun(config, run)
+    if before["recipe"] != values["recipe"]:
+        changed = differences(before["recipe"], values["recipe"])
+        console.print(f"{run} goes on with {'; '.join(changed)}")
+        write_json(path, before | values)
+    return before
+
+
+def _begun(config: Any, run: Path) -> dict[str, Any]:
+    """config.json of a run that is the recipe's, but for what may be otherwise.
+
+    Raises:
+        UserError: it is another one's.
+    """
+    before = read_json(run / "config.json", "a run")
+    kind = str(before.get("kind"))
+    if _KINDS.get(kind) is not type(config):
+        raise UserError(f"{run} is a run of another kind: {kind}")
+    old, new = (_of_experiment(recipe, kind) for recipe in (before.get("recipe"), to_dict(config)))
+    if different := differences({"recipe": old}, {"recipe": new}):
         raise UserError(
             f"{run} was begun with other settings ({', '.join(different[:4])}): choose another "
             "folder, or continue it as it is with --resume"
         )
     return before
+
+
+def _of_experiment(recipe: Any, kind: str) -> Any:
+    """A recipe without what is of the machine, and of what is kept and told of a run."""
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("loop"), dict):
+        return recipe
+    loop = {name: value for name, value in recipe["loop"].items() if name not in _FREE}
+    # A tokenizer's losses are of micro-batches.
+    free = {"micro_batch"} if kind == "pretrain" else set()
+    return {name: recipe[name] for name in recipe.keys() - free} | {"loop": loop}

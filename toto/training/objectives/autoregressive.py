@@ -176,7 +176,7 @@ class Autoregressive(Objective):
             of_codes = _of_codes(losses, (filled * new).to(device))
             sources = torch.from_numpy(self.held_out.source_numbers(first, batch))
             for name, part in self._parts(losses, of_codes, sources.to(device), known).items():
-                sums[name] = sums.get(name, 0) + part.double().cpu()
+                sums[name] = sums.get(name, 0) + part.cpu().double()
         return self._validation({name: total(world, part) for name, part in sums.items()})
 
     def save(self, run: Path, world: World = ALONE) -> None:
