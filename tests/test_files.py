@@ -1,15 +1,10 @@
-import os
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tests.children import run, run_until_write, start
-from tests.tiny import tokenizer
 from toto.errors import UserError, unknown
 from toto.files import folder_atomically, only_writer, refuse_occupied, write_atomically
-from toto.models.weights import write_weights
 
 OLD, NEW = b"old" * 1000, b"new!" * 1000
 
@@ -100,20 +95,6 @@ def test_unknown_names_get_a_hint():
     assert str(unknown("recipe", "zzz", ["large", "base"])) == (
         "unknown recipe 'zzz': known: base, large"
     )
-
-
-def test_weights_are_for_whom_other_files_are(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_weights(tmp_path / "weights.safetensors", {"a": torch.ones(2, 3).T})
-        tokenizer().save(tmp_path / "tokenizer")
-    finally:
-        os.umask(before)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 3
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
-    found = load_file(tmp_path / "weights.safetensors")
-    assert found["a"].shape == (3, 2) and found["a"].sum() == 6
 
 
 def test_a_linked_folder_is_filled_where_it_lies(tmp_path):

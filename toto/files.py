@@ -66,6 +66,14 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         partial.rename(path)
 
 
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy the files of a folder to a new one; who may read them the umask says."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
 def refuse_occupied(out: Path) -> None:
     """Refuse to write over anything, or to take a folder from under the user.
 

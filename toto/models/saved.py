@@ -12,7 +12,6 @@ Folders that others wrote under that architecture are read too: with other preci
 in shards, without `toto`. What our LLaMA does not compute is refused by its name in `config.json`.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,13 +23,13 @@ from torch import Tensor
 
 from toto.config import from_dict, read_json, to_dict, write_json
 from toto.errors import UserError, positive
-from toto.files import folder_atomically
+from toto.files import copy_files, folder_atomically
 from toto.models.llama import Llama
 from toto.models.mup import fold
 from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
-from toto.models.weights import write_weights
 from toto.progress import console
+from toto.weights import write_weights
 
 Saved = Llama | PatchLlama
 
@@ -79,7 +78,7 @@ def save_model(model: Saved, details: dict[str, Any], tokenizer_folder: Path, fo
             write_json(partial / "generation_config.json", _generation_config(model, details))
         else:
             write_json(partial / "config.json", _patches_config(model) | {"toto": details})
-        shutil.copytree(tokenizer_folder, partial / "tokenizer")
+        copy_files(tokenizer_folder, partial / "tokenizer")
 
 
 def saved_in(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from toto.models.llama import Backbone
-from toto.models.weights import weights_fingerprint
+from toto.weights import weights_fingerprint
 
 Sequences = Shaped[Tensor, "b positions ..."]
 """Tokens of clips, from the start to the last code, or patches: what a trained model reads."""

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toto.models.weights import write_weights
 from toto.probing.config import ProbeTraining
 from toto.probing.pooling import Bank
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import AdamW
 from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.parallel import ALONE, World, all_of
+from toto.weights import write_weights
 
 Features = Callable[[Int[Tensor, " b"], int], dict[str, Tensor]]
 """Features of clips by name, in the view of a turn: an epoch of training, or one of a test's."""

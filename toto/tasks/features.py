@@ -11,13 +11,13 @@ from toto.api import Toto
 from toto.config import begin
 from toto.errors import UserError
 from toto.files import only_writer
-from toto.models.weights import write_weights
 from toto.probing.baselines.base import Baseline
 from toto.probing.clips import items_of
 from toto.probing.features import FrozenFeatures, Hidden, pick_layers
 from toto.probing.pooling import POOLS
 from toto.progress import progress
 from toto.tokens.store import TokenDataset
+from toto.weights import write_weights
 
 _CLIPS = 64
 # Clips whose states of all layers are in memory together.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
 from toto.files import folder_atomically
-from toto.models.weights import weights_fingerprint, write_weights
 from toto.tokenizers.sizes import Precision
+from toto.weights import weights_fingerprint, write_weights
 
 Kind = TypeVar("Kind", bound="TokenizerModule")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from toto.config import fingerprint
 from toto.media.view import View
-from toto.models.weights import weights_fingerprint
+from toto.weights import weights_fingerprint
 
 # Keys of a config on which no state depends.
 _ASIDE = ("_name_or_path", "transformers_version", "architectures", "dtype")

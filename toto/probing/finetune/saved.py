@@ -5,7 +5,6 @@ head.safetensors   the pooled head; its metadata say what it is, and the names o
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from toto.config import from_dict, to_dict
 from toto.errors import UserError
-from toto.files import folder_atomically
+from toto.files import copy_files, folder_atomically
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
-from toto.models.weights import write_weights
 from toto.probing.finetune.network import Classifier
+from toto.weights import write_weights
 
 _HEAD, _TRUNK = "head.safetensors", "trunk."
 
@@ -60,7 +59,7 @@ def save_classifier(
             del trunk["lm_head.weight"]
         with folder_atomically(folder / "model") as partial:
             write_weights(partial / "model.safetensors", trunk)
-            shutil.copytree(tokenizer_folder, partial / "tokenizer")
+            copy_files(tokenizer_folder, partial / "tokenizer")
     about = {
         "attention": model.attention,
         "pool": model.head.pool,
