@@ -9,7 +9,10 @@ from toto.training.config import AdamW, Loop, Pretrain, Reads
 def demo() -> Pretrain:
     """A small model of 16 frames of 8x8 codes, for `toto demo`.
 
-    About three minutes on 2 CPU cores.
+    `toto pretrain demo --data DATA --run runs/small`
+
+    About three minutes on 2 CPU cores. Of the demo's data it reaches 0.46 nats, where copying the
+    frame before gives 0.77.
     """
     return Pretrain(
         model=LlamaSize(width=128, layers=3, heads=2, mlp_width=384, init_std=0.08),
@@ -294,7 +297,8 @@ def _of_world(reads: Reads, codebook_size: int | None = None, grid: int = 8) -> 
 def demo_dvae_8() -> Pretrain:
     """Twin of `imagenet_dvae_16`: 8x8 codes of 64 px, 16 pictures in a sequence.
 
-    Two minutes of one CPU core.
+    Two minutes of one CPU core. A probe reads solid and colour, of 32, from 48.8 % of pictures:
+    docs/tokenizers.md has the data and commands of this and the other twins.
     """
     return _of_world("codes", 256)
 
@@ -302,40 +306,58 @@ def demo_dvae_8() -> Pretrain:
 def demo_dvae_16() -> Pretrain:
     """Twin of `imagenet_dvae_32`: 16x16 codes of 128 px, 4 pictures in a sequence.
 
-    As many epochs, three times as long.
+    As many epochs, three times as long. A probe: 64.0 %.
     """
     return _of_world("codes", 256, grid=16)
 
 
 def demo_vqgan_256() -> Pretrain:
-    """Twin of `imagenet_vqgan_1k`: 8x8 codes of 64 px, 256 of them."""
+    """Twin of `imagenet_vqgan_1k`: 8x8 codes of 64 px, 256 of them.
+
+    Two minutes of one CPU core. A probe: 24.0 %.
+    """
     return _of_world("codes", 256)
 
 
 def demo_vqgan_1k() -> Pretrain:
-    """Twin of `imagenet_vqgan_16k`: 8x8 codes of 64 px, 1,024 of them."""
+    """Twin of `imagenet_vqgan_16k`: 8x8 codes of 64 px, 1,024 of them.
+
+    Two minutes of one CPU core. A probe: 38.9 %.
+    """
     return _of_world("codes", 1024)
 
 
 def demo_patch_patch() -> Pretrain:
-    """Twin of `imagenet_patch_patch`: 8x8 patches of 64 px."""
+    """Twin of `imagenet_patch_patch`: 8x8 patches of 64 px.
+
+    Two minutes of one CPU core. A probe: 80.9 %.
+    """
     return _of_world("patches")
 
 
 def demo_patch_dvae() -> Pretrain:
-    """Twin of `imagenet_patch_dvae`: 8x8 patches of 64 px, and their codes as `--targets`."""
+    """Twin of `imagenet_patch_dvae`: 8x8 patches of 64 px, and their codes as `--targets`.
+
+    Two minutes of one CPU core. A probe: 79.1 %.
+    """
     return _of_world("patches_to_codes", 256)
 
 
 def demo_dvae_8_to_16() -> Pretrain:
-    """Twin of `imagenet_dvae_16_to_32`: `demo_dvae_8` goes on at 128 px, for one epoch."""
+    """Twin of `imagenet_dvae_16_to_32`: `demo_dvae_8` goes on at 128 px, for one epoch.
+
+    Two minutes of one CPU core. A probe: 66.2 %.
+    """
     recipe = demo_dvae_16()
     loop = replace(recipe.loop, steps=800)
     return replace(recipe, loop=loop, optimizer=replace(recipe.optimizer, warmup_steps=50))
 
 
 def demo_dvae_8_to_16_50k() -> Pretrain:
-    """Twin of `imagenet_dvae_16_to_32_50k`: the same with RoPE's base at 50,000."""
+    """Twin of `imagenet_dvae_16_to_32_50k`: the same with RoPE's base at 50,000.
+
+    Two minutes of one CPU core. A probe: 65.1 %.
+    """
     recipe = demo_dvae_8_to_16()
     return replace(recipe, model=replace(recipe.model, rope_base=50_000.0))
 
