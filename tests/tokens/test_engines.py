@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -54,7 +55,11 @@ def test_two_devices_change_no_byte(whole, media, visual, tmp_path):
 
 
 def servers(child: psutil.Process) -> list[psutil.Process]:
-    return [p for p in child.children() if "spawn_main" in " ".join(p.cmdline())]
+    found = []
+    for process in child.children():
+        with suppress(psutil.Error):  # it may have ended meanwhile
+            found += [process] * ("spawn_main" in " ".join(process.cmdline()))
+    return found
 
 
 @pytest.mark.parametrize("victim", ["parent", "server"])

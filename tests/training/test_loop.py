@@ -169,6 +169,7 @@ def test_signals_leave_a_checkpoint_to_go_on_from(data, uninterrupted, tmp_path,
 
 def test_a_later_control_c_kills(monkeypatch):
     monkeypatch.setattr(interrupts, "_ECHO", 0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), interrupts.Interrupts() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -176,6 +177,7 @@ def test_a_later_control_c_kills(monkeypatch):
         assert asked.received == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_half_written_checkpoints_are_ignored(data, uninterrupted, tmp_path):

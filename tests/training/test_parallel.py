@@ -244,7 +244,7 @@ def work():
         return dist.get_rank()
     return -1
 
-print(in_turn(World(dist.get_rank(), 2, 2), work), flush=True)
+print(f" {in_turn(World(dist.get_rank(), 2, 2), work)} ", flush=True)
 """
 
 
@@ -277,7 +277,7 @@ with join_world(torch.device("cpu")) as world:
     try:
         Checkpoints(run, Adversaries(), [], world, LOOP).restore()
     except UserError as error:
-        print(error, flush=True)
+        print(f" {error} ", flush=True)
 """
 
 
