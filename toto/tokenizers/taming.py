@@ -8,16 +8,17 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from toto.config import differences, from_dict, to_dict
 from toto.errors import UserError
-from toto.files import refuse_occupied, write_atomically
+from toto.files import refuse_occupied
 from toto.tokenizers.pickles import describe, load_pickle
 from toto.tokenizers.sizes import VQGANSize
 from toto.tokenizers.vqgan import VQGAN
 from toto.tokenizers.vqgan_names import CODES, compvis_weights, without_prefix
+from toto.weights import write_weights
 
 # What training leaves beside the weights: callbacks of Lightning, arguments, a best score.
 _ALLOWED = ("pytorch_lightning.*", "lightning.*", "argparse.Namespace", "numpy.*", "_codecs.encode")
@@ -70,10 +71,10 @@ def convert_taming(
     if config is not None and different:
         raise UserError(f"{checkpoint} has {', '.join(different)} as {config} says")
     if perceptual is not None:
-        lpips = {m[1]: held[n].contiguous() for n in held if (m := _PERCEPTUAL.match(n))}
+        lpips = {m[1]: held[n] for n in held if (m := _PERCEPTUAL.match(n))}
         if not lpips:
             raise UserError(f"{checkpoint} holds no weights of LPIPS")
-        write_atomically(perceptual, save(lpips))
+        write_weights(perceptual, lpips)
     tokenizer.save(out)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.profiler import record_function
 from torch.utils._pytree import tree_map
 
@@ -21,7 +22,7 @@ from toto.training.device import autocast, pick_device, pick_precision, recomput
 from toto.training.interrupts import Interrupted, Interrupts
 from toto.training.meter import Meter, Step
 from toto.training.metrics import MetricsLog, read_metrics
-from toto.training.objectives.base import Batch, Objective
+from toto.training.objectives.base import Batch, Objective, Phase
 from toto.training.optimizer import build_optimizers, clip_gradients, gradient_norm
 from toto.training.parallel import (
     ALONE,
@@ -63,15 +64,7 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(loop.deterministic)
     place(objective.modules, device, world, loop.sharding)
-    optimizers = [
-        (
-            phase,
-            build_optimizers(
-                phase.module, phase.optimizer, phase.rate_factor, phase.decays_alike, phase.muon
-            ),
-        )
-        for phase in objective.phases
-    ]
+    optimizers = [(phase, _optimizers(phase)) for phase in objective.phases]
     checkpoints = Checkpoints(run, objective, optimizers, world, loop)
     step = checkpoints.restore()
     if not step:
@@ -132,6 +125,12 @@ def train(
     wait(world)
 
 
+def _optimizers(phase: Phase) -> list[Optimizer]:
+    return build_optimizers(
+        phase.module, phase.optimizer, phase.rate_factor, phase.decays_alike, phase.muon
+    )
+
+
 def _take(
     objective: Objective,
     optimizers: Optimizers,
@@ -161,11 +160,12 @@ def _take(
         rate = learning_rate(phase.optimizer, step, loop.steps)
         with record_function("optimizer"), autocast(device, precision):
             norm = whole(clip_gradients(phase.module, phase.optimizer.clip))
+            bad = (~norm.isfinite()).float()
             for optimizer in its:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["factor"]
                 # Read on the device, so that nothing waits for it.
-                optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+                optimizer.found_inf = bad  # type: ignore[attr-defined]
                 optimizer.step()
         taken.norms[phase.name] = norm
     return taken

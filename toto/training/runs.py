@@ -10,6 +10,8 @@ import torch
 
 from toto.config import differences, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError
+from toto.media.frame_pool import frame_pool
+from toto.media.sources import read_sources
 from toto.media.view import View
 from toto.progress import console
 from toto.tokens.loader import Sequences, freeze
@@ -211,14 +213,8 @@ def _check_reads(
 def _pools(config: TrainTokenizer, run: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames to train on and to validate on; once decoded, the source is not needed."""
     train, validation = run / "frames.npy", run / "validation.npy"
-    if train.exists() and validation.exists():
-        _begin(config, run, {})
-        return np.load(train, mmap_mode="r"), np.load(validation, mmap_mode="r")
-    # Who trains on tokens needs no decoders.
-    from toto.media.frame_pool import frame_pool
-    from toto.media.sources import read_sources
-
-    items = read_sources(config.source, run)
+    decoded = train.exists() and validation.exists()
+    items = [] if decoded else read_sources(config.source, run)
     _begin(config, run, {})
     # A source too small to spare an item is validated on what it is trained on.
     held_out = [item for item in items if in_validation(item.group, config.held_out)] or items

@@ -16,13 +16,14 @@ from toto.training.schedule import cosine
 class TrainDVAEObjective(TokenizerObjective):
     """Trains a dVAE."""
 
+    config: TrainDVAE
+
     def __init__(
         self,
         config: TrainDVAE,
         train: UInt8[np.ndarray, "n 3 side side"],
         validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
-        self.config = config
         torch.manual_seed(config.loop.seed)
         self.dvae = DVAE(config.tokenizer)
         if config.init_frames:

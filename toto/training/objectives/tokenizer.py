@@ -22,6 +22,7 @@ class TokenizerObjective(Objective):
     """Trains a tokenizer on a pool of frames; what is saved is the running mean of its weights."""
 
     unit = "frames"
+    config: TrainTokenizer
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class TokenizerObjective(Objective):
         train: UInt8[np.ndarray, "n 3 side side"],
         validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
-        self.recipe, self.train, self.held_out = config, train, validation
+        self.config, self.train, self.held_out = config, train, validation
         self.seed, self.batch, self.micro_batch = config.loop.seed, config.batch, config.micro_batch
         self.tokenizer = tokenizer
         self.mean = AveragedModel(tokenizer, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -47,7 +48,7 @@ class TokenizerObjective(Objective):
         mine = world.share(self.batch)
         draws = draw(self.batch, key_of(self.seed, "augment", step), mine)
         frames = torch.from_numpy(self.train[np.sort(chosen)[mine]])
-        return list(augment(frames, self.recipe, draws).split(self.micro_batch))
+        return list(augment(frames, self.config, draws).split(self.micro_batch))
 
     def size(self, batch: Batch) -> int:
         return len(batch)

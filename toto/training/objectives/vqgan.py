@@ -19,13 +19,14 @@ from toto.training.objectives.tokenizer import TokenizerObjective, some_of
 class TrainVQGANObjective(TokenizerObjective):
     """Trains a VQGAN, and against it a discriminator that begins at `adversarial_start`."""
 
+    config: TrainVQGAN
+
     def __init__(
         self,
         config: TrainVQGAN,
         train: UInt8[np.ndarray, "n 3 side side"],
         validation: UInt8[np.ndarray, "m 3 size size"],
     ) -> None:
-        self.config = config
         torch.manual_seed(config.loop.seed)
         self.vqgan = VQGAN(config.tokenizer)
         self.perceptual = Perceptual(config.perceptual) if config.perceptual else None
