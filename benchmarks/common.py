@@ -21,16 +21,8 @@ from toto.media.view import View
 from toto.tokens.config import Ingest
 from toto.tokens.loader import freeze
 from toto.tokens.mixture import key_of
-from toto.tokens.store import (
-    ROW_GROUP,
-    ROWS,
-    VERSION,
-    Info,
-    TokenDataset,
-    checksum,
-    shard_path,
-    write_rows,
-)
+from toto.tokens.rows import ROW_GROUP, ROWS, checksum, shard_path, write_rows
+from toto.tokens.store import VERSION, Info, TokenDataset
 
 
 def machine() -> dict[str, Any]:

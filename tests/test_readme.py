@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import made
 from tests.tiny import make_videos
 
 README = Path(__file__).parents[1] / "README.md"
@@ -81,7 +80,7 @@ def test_shrinking():
         commands("```bash\nrm -rf /\n```")
 
 
-def test_the_readme(tmp_path):
+def test_the_readme(tmp_path, warm):
     text = README.read_text()
     lines, snippets = commands(text), blocks(text, "python")
     assert lines and snippets, "README.md has no commands, or no Python"
@@ -91,7 +90,7 @@ def test_the_readme(tmp_path):
     shutil.copy(tmp_path / "my-videos" / "spin" / "video000.mp4", tmp_path / "clip.mp4")
 
     for words in lines:
-        said = made(tmp_path, *shrunk(words)[1:])
+        said = warm.made(tmp_path, *shrunk(words)[1:])
         # A command that makes something says where, last.
         if "--help" not in words and words[1] not in ("inspect", "plan"):
             assert (tmp_path / said[-1]).exists(), f"{shlex.join(words)}: {said}"

@@ -28,17 +28,26 @@ from toto.models.llama import Llama
 from toto.probing.clips import probe_splits
 from toto.progress import console, progress
 from toto.recipes.demo import Demo
-from toto.studies import report
-from toto.studies.report import Continuation, Losses, Report, Stage, TokenizerQuality
+from toto.studies.report.page import write_report
+from toto.studies.report.records import (
+    Continuation,
+    Data,
+    Losses,
+    Report,
+    Stage,
+    TokenizerQuality,
+)
 from toto.studies.yardsticks import measure
-from toto.tasks.actions import probe_actions
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tasks.results import ProbeResult
 from toto.tokenizers.quality import psnr, usage
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest, report_failures
 from toto.tokens.loader import Sequences, freeze, select
 from toto.tokens.mixture import Manifest
-from toto.tokens.store import ItemRow, TokenDataset
+from toto.tokens.rows import ItemRow
+from toto.tokens.store import TokenDataset
 from toto.training.device import pick_device, pick_devices
 from toto.training.metrics import read_metrics
 from toto.training.objectives.next_token import position_losses
@@ -191,8 +200,8 @@ def _can_probe(settings: Demo, dataset: TokenDataset) -> bool:
 
 def _probe(settings: Demo, dataset: TokenDataset, out: Path) -> int:
     loaded = Toto.load(out / "pretrain")
-    result = probe_actions(loaded.encoder, dataset, loaded.frames, out / "probe", settings.probe)
-    return sum(result.clips)
+    question = Question(loaded.encoder, dataset, "video", loaded.frames, settings.probe)
+    return sum(recognise(question, out / "probe").clips)
 
 
 def _held_out(settings: Demo, dataset: TokenDataset) -> list[ItemRow]:
@@ -255,7 +264,7 @@ def _write_report(
         continuations=_continuations(settings, loaded, dataset, out),
         probe=result,
     )
-    return report.write_report(page, out)
+    return write_report(page, out)
 
 
 def _machine() -> dict[str, Any]:
@@ -274,8 +283,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _data(dataset: TokenDataset) -> report.Data:
-    return report.Data(
+def _data(dataset: TokenDataset) -> Data:
+    return Data(
         videos=len(dataset),
         hours=dataset.hours(),
         kept_frames=int(dataset.column("frames").sum()),

@@ -27,7 +27,7 @@ from toto.training.config import AdamW
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
 from toto.training.optimizer import build_optimizers
-from toto.training.parallel import World
+from toto.training.world import World
 
 SIZE = LlamaSize(width=16, layers=3, heads=2, mlp_width=24, init_std=0.3)
 VOCABULARY = Vocabulary(codebook_size=30, rows=2, cols=2)

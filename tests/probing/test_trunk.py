@@ -19,7 +19,8 @@ from toto.probing.features import FrozenFeatures
 from toto.probing.pooling import build_bank
 from toto.probing.probes import Labelled, Probes
 from toto.probing.trunk import next_token_phase, trainable_copy
-from toto.tasks.images import probe_images
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tokens.store import TokenDataset
 from toto.training.loop import train
 from toto.training.optimizer import build_optimizers
@@ -138,7 +139,7 @@ def run_probes(folder: Path, run: Path) -> None:
 
 def end_of(data: TokenDataset, run: Path) -> dict[str, torch.Tensor]:
     from toto.training.checkpoint import Checkpoints
-    from toto.training.parallel import ALONE
+    from toto.training.world import ALONE
 
     probes = objective(data)
     optimizers = [(p, build_optimizers(p.module, p.optimizer)) for p in probes.phases]
@@ -168,7 +169,7 @@ def test_a_result_of_a_trunk_that_was_trained_further_leaves_it_behind(tmp_path)
     config = replace(CONFIG, epochs=2, held_out=0.3, rope_base=500.0)
     encoder = TrainedEncoder(model(data))
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
-    result = probe_images(encoder, data, tmp_path / "out", config)
+    result = recognise(Question(encoder, data, "image", 1, config), tmp_path / "out")
     assert len(result.test_accuracy) == 3 and len(result.knn.test_accuracy) == 3
     for name, value in encoder.model.state_dict().items():
         assert torch.equal(value, before[name])
@@ -178,4 +179,4 @@ def test_a_result_of_a_trunk_that_was_trained_further_leaves_it_behind(tmp_path)
     assert not torch.equal(trunk.lm_head.weight, before["lm_head.weight"])
     # Read again from its checkpoint, it says the same.
     (tmp_path / "out" / "result.json").unlink()
-    assert probe_images(encoder, data, tmp_path / "out", config) == result
+    assert recognise(Question(encoder, data, "image", 1, config), tmp_path / "out") == result

@@ -26,7 +26,8 @@ from toto.training.checkpoint import Checkpoints
 from toto.training.config import Loop, Pretrain
 from toto.training.objectives.next_token import NextToken
 from toto.training.optimizer import build_optimizers
-from toto.training.parallel import ALONE, place
+from toto.training.parallel import place
+from toto.training.world import ALONE
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "docs" / "training.md"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toto.studies.report import (
+from toto.studies.report.page import write_report
+from toto.studies.report.records import (
     Continuation,
     Data,
     Losses,
     Report,
     Stage,
     TokenizerQuality,
-    write_report,
 )
 from toto.studies.yardsticks import Yardsticks
 from toto.tasks.results import Curve, ProbeResult

@@ -25,7 +25,7 @@ from toto.tasks.finetune import finetune
 from toto.tokens.store import TokenDataset
 from toto.training.adopt import details_of
 from toto.training.metrics import read_metrics
-from toto.training.parallel import ALONE
+from toto.training.world import ALONE
 
 CLASSES = ("black", "blue", "green", "red", "white", "yellow")
 CONFIG = FineTune(

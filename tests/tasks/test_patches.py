@@ -14,7 +14,8 @@ from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
 from toto.probing.clips import probe_splits
 from toto.probing.encoder import TrainedEncoder
-from toto.tasks.images import probe_images
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tokens.patches import patchify
 from toto.tokens.store import TokenDataset
 
@@ -50,5 +51,7 @@ def test_images_are_recognised(data, tmp_path):
     size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.2)
     model = PatchLlama(size, 4).eval().requires_grad_(False)
     training = replace(TRAINING, probes=("mean",))
-    result = probe_images(TrainedEncoder(model), data, tmp_path / "out", training)
+    result = recognise(
+        Question(TrainedEncoder(model), data, "image", 1, training), tmp_path / "out"
+    )
     assert result.accuracy > 0.8 > result.chance == pytest.approx(1 / 6)

@@ -19,8 +19,8 @@ from toto.probing.clips import probe_splits
 from toto.probing.config import ProbeTraining
 from toto.probing.encoder import TrainedEncoder
 from toto.probing.features import FrozenFeatures
-from toto.tasks.actions import probe_actions
-from toto.tasks.images import probe_images
+from toto.tasks.question import Question
+from toto.tasks.recognition import recognise
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.store import TokenDataset
@@ -82,7 +82,7 @@ def test_an_image_is_its_start_and_its_codes(data):
 
 
 def test_images_are_recognised_and_what_was_chosen_is_said(data, model, tmp_path):
-    result = probe_images(model, data, tmp_path / "out", TRAINING)
+    result = recognise(Question(model, data, "image", 1, TRAINING), tmp_path / "out")
     assert result.accuracy > 0.5 > result.chance == pytest.approx(1 / 6)
     assert min(result.pixels["attention"], result.pixels["linear"]) > 0.5
     low, high = result.interval
@@ -131,7 +131,9 @@ def pixels(data, tmp_path_factory) -> TokenDataset:
 
 
 def test_other_encoders_read_frames(pixels, tmp_path):
-    result = probe_images(Colours(), pixels, tmp_path, replace(TRAINING, probes=("mean",)))
+    result = recognise(
+        Question(Colours(), pixels, "image", 1, replace(TRAINING, probes=("mean",))), tmp_path
+    )
     assert result.best_layer == 1
     assert result.accuracy > 0.8 and result.knn.test_accuracy[1] > 0.8
     assert result.test_accuracy[0] < 0.5
@@ -139,7 +141,10 @@ def test_other_encoders_read_frames(pixels, tmp_path):
     assert result.unread == {"val": [f"val/red/damaged.png: {DAMAGED}"]}
     assert "1 of val could not be read: val/red/damaged.png" in result.table()
     with pytest.raises(UserError, match=r"begun with other settings.*encoder"):
-        probe_images(Colours("1" * 16), pixels, tmp_path, replace(TRAINING, probes=("mean",)))
+        recognise(
+            Question(Colours("1" * 16), pixels, "image", 1, replace(TRAINING, probes=("mean",))),
+            tmp_path,
+        )
 
 
 def test_views_are_trained_on_and_averaged_over(data, model, tmp_path):
@@ -155,27 +160,27 @@ def test_views_are_trained_on_and_averaged_over(data, model, tmp_path):
         )
         for split, view in views.items()
     )
-    result = probe_images(model, train, tmp_path / "out", TRAINING, test)
+    result = recognise(Question(model, train, "image", 1, TRAINING, test), tmp_path / "out")
     assert result.views == 3 and result.clips[2] == 36 and sum(result.clips[:2]) == 6 * 24
     assert result.accuracy > 0.5 > result.chance
     assert "36 test items in 3 views each" in result.table()
     pictures = make_dataset(source / "val", save_patches(tmp_path / "patches"), tmp_path / "other")
     with pytest.raises(UserError, match="must agree"):
-        probe_images(model, train, tmp_path / "new", TRAINING, pictures)
+        recognise(Question(model, train, "image", 1, TRAINING, pictures), tmp_path / "new")
 
 
 def test_a_result_is_there_to_stay(data, model, tmp_path):
     brief = replace(TRAINING, epochs=1)
-    result = probe_images(model, data, tmp_path, brief)
+    result = recognise(Question(model, data, "image", 1, brief), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert probe_images(model, data, tmp_path, brief) == result
+    assert recognise(Question(model, data, "image", 1, brief), tmp_path) == result
     after = {path: path.stat().st_mtime_ns for path in before}
     assert {p.name for p in before if before[p] != after[p]} <= {".lock"}
     (tmp_path / "result.json").unlink()  # as if it had been killed before the end
-    assert probe_images(model, data, tmp_path, brief) == result
+    assert recognise(Question(model, data, "image", 1, brief), tmp_path) == result
     assert json.loads((tmp_path / "result.json").read_text())["probe"] == result.probe
     with pytest.raises(UserError, match="begun with other settings"):
-        probe_images(model, data, tmp_path, TRAINING)
+        recognise(Question(model, data, "image", 1, TRAINING), tmp_path)
 
 
 def test_test_items_without_labels_leave_the_validation_to_test_on(tmp_path):
@@ -197,10 +202,14 @@ def test_test_items_without_labels_leave_the_validation_to_test_on(tmp_path):
 
 def test_nothing_that_is_kept_outlives_its_question(data, model, tmp_path):
     """States of a question take gigabytes, and a study asks many."""
-    probe_images(model, data, tmp_path, replace(TRAINING, epochs=1))
     gc.collect()
-    assert gc.get_freeze_count() == 0
-    assert not [x for x in gc.get_objects() if type(x) is FrozenFeatures]
+    gc.disable()
+    try:
+        recognise(Question(model, data, "image", 1, replace(TRAINING, epochs=1)), tmp_path)
+        left = [x for x in gc.get_objects() if type(x) is FrozenFeatures]
+        assert sum(features.bytes for features in left) == 0
+    finally:
+        gc.enable()
 
 
 def test_pixels_are_left_out_where_the_pictures_are_gone(model, tmp_path, capsys):
@@ -210,7 +219,9 @@ def test_pixels_are_left_out_where_the_pictures_are_gone(model, tmp_path, capsys
     visual = save_tokenizer(tmp_path / "tokenizer")
     data = make_dataset(tmp_path / "media", visual, tmp_path / "data")
     shutil.rmtree(tmp_path / "media" / "train" / "dog")
-    result = probe_images(model, data, tmp_path / "out", replace(TRAINING, epochs=1))
+    result = recognise(
+        Question(model, data, "image", 1, replace(TRAINING, epochs=1)), tmp_path / "out"
+    )
     assert result.pixels == {} and "pixels" not in result.table()
     said = capsys.readouterr().err.replace("\n", "")
     assert "pixels are not probed: " in said and "media/train/dog/image" in said
@@ -218,4 +229,4 @@ def test_pixels_are_left_out_where_the_pictures_are_gone(model, tmp_path, capsys
 
 def test_heads_divide_the_width(data, model, tmp_path):
     with pytest.raises(UserError, match="3 probe heads do not divide the model's width 16"):
-        probe_actions(model, data, 4, tmp_path, replace(TRAINING, heads=3))
+        recognise(Question(model, data, "video", 4, replace(TRAINING, heads=3)), tmp_path)

@@ -16,7 +16,8 @@ from toto.errors import UserError
 from toto.media.item import Location
 from toto.tokens import reading
 from toto.tokens.loader import Sequences, freeze
-from toto.tokens.store import ROW_GROUP, ROWS, TokenDataset, Unfinished, unfinished, write_rows
+from toto.tokens.rows import ROW_GROUP, ROWS, write_rows
+from toto.tokens.store import TokenDataset, Unfinished, unfinished
 
 LENGTHS = [5, 1, 12, 7]
 
@@ -145,13 +146,14 @@ def test_data_sets_of_other_versions_and_unfinished_ones_are_refused(data, tmp_p
         ({"settings": {"view": {}}, "dtype": "int8"}, "dtype"),
         ({"checksums": None}, "checksums"),
         ({"owner": "me"}, "owner"),
+        ({"checksums": {}}, "not every shard has a checksum"),
     ],
 )
 def test_a_data_set_that_says_odd_things_of_itself_is_refused(data, tmp_path, changed, said):
     shutil.copytree(data.folder, tmp_path / "data")
     path = tmp_path / "data" / "dataset.json"
     write_json(path, read_json(path, "") | changed)
-    with pytest.raises(UserError, match=rf"dataset.json does not fit Info: .*{said}"):
+    with pytest.raises(UserError, match=rf"dataset.json (does not fit Info|is damaged): .*{said}"):
         TokenDataset(tmp_path / "data")
 
 

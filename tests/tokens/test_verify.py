@@ -11,7 +11,8 @@ import pytest
 from tests.tiny import make_dataset, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.studies.inspect import describe
-from toto.tokens.store import ROWS, TokenDataset, write_rows
+from toto.tokens.rows import ROWS, write_rows
+from toto.tokens.store import TokenDataset
 from toto.tokens.verify import verify
 
 

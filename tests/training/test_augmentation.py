@@ -8,7 +8,7 @@ from tests.training.toys import TRAIN_DVAE
 from toto.errors import UserError
 from toto.training.objectives.augmentation import augment, draw, zoom_and_crop
 from toto.training.objectives.dvae import TrainDVAEObjective
-from toto.training.parallel import World
+from toto.training.world import World
 
 
 def by_area(frame: np.ndarray, side: int) -> np.ndarray:

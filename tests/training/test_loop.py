@@ -29,7 +29,7 @@ from toto.training.checkpoint import Checkpoints
 from toto.training.loop import train
 from toto.training.metrics import read_metrics
 from toto.training.optimizer import build_optimizers
-from toto.training.parallel import ALONE
+from toto.training.world import ALONE
 
 
 @pytest.fixture(scope="module")

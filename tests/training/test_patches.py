@@ -26,8 +26,9 @@ from toto.tokens.store import TokenDataset
 from toto.training.config import Pretrain
 from toto.training.metrics import read_metrics
 from toto.training.objectives.next_patch import NextPatch
-from toto.training.parallel import ALONE, World, place
+from toto.training.parallel import place
 from toto.training.runs import pretrain, resume
+from toto.training.world import ALONE, World
 
 MODEL = replace(PRETRAIN.model, tied_head=False)
 

@@ -27,8 +27,8 @@ from toto.training.metrics import read_metrics
 from toto.training.objectives.discriminator import PatchDiscriminator, hinge
 from toto.training.objectives.perceptual import Perceptual
 from toto.training.objectives.vqgan import TrainVQGANObjective
-from toto.training.parallel import World
 from toto.training.runs import resume, train_tokenizer
+from toto.training.world import World
 
 VECTORS = VQGANSize(
     codebook_size=16,

@@ -18,7 +18,8 @@ from toto.training.loop import train
 from toto.training.objectives.base import Batch, Metrics, Objective, Phase
 from toto.training.objectives.dvae import TrainDVAEObjective
 from toto.training.objectives.next_token import NextToken
-from toto.training.parallel import ALONE, World, place
+from toto.training.parallel import place
+from toto.training.world import ALONE, World
 
 LOOP = Loop(
     steps=10,

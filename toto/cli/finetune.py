@@ -30,7 +30,7 @@ class _FineTuned(Recognition):
         from toto.probing.baselines import is_baseline
         from toto.tasks.finetune import finetune
         from toto.training.device import pick_device
-        from toto.training.parallel import join_world
+        from toto.training.world import join_world
 
         if is_baseline(str(self.model)):
             raise UserError(f"{self.model} cannot be fine-tuned: models that read tokens are")

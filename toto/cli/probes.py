@@ -24,7 +24,7 @@ class _Probed(Recognition):
         from toto.tasks.question import Question
         from toto.tasks.recognition import recognise
         from toto.training.device import pick_device
-        from toto.training.parallel import join_world
+        from toto.training.world import join_world
 
         with join_world(pick_device(self.device)) as world:
             loaded, dataset, test = self.read(self.training.held_out, world)

@@ -16,7 +16,7 @@ from toto.probing.config import ProbeViews
 if TYPE_CHECKING:
     from toto.media.item import Item
     from toto.tokens.store import TokenDataset
-    from toto.training.parallel import World
+    from toto.training.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Recognition:
 
         Of several processes the first one makes what the others open.
         """
-        from toto.training.parallel import in_turn
+        from toto.training.world import in_turn
 
         def work() -> tuple[Any, "TokenDataset", "TokenDataset | None"]:
             loaded = open_model(self.model, self.device)

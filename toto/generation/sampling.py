@@ -27,7 +27,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature {self.temperature}: at least 0")
+            raise UserError(f"temperature {self.temperature}: finite, and at least 0")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k {self.top_k}: at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:

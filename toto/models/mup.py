@@ -28,9 +28,8 @@ hardly decay and the balance between update and decay depends on the width.
 import math
 from dataclasses import replace
 
-import torch
-
 from toto.models.llama import Llama
+from toto.weights import unfilled
 
 
 def fold(model: Llama) -> Llama:
@@ -40,7 +39,7 @@ def fold(model: Llama) -> Llama:
     weights are shared with `model`.
     """
     growth = model.size.growth
-    with torch.device("meta"):
+    with unfilled():
         folded = Llama(replace(model.size, mup_base=None, tied_head=False), model.vocabulary)
     weights = dict(model.state_dict())
     for name in weights:

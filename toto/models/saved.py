@@ -29,7 +29,7 @@ from toto.models.mup import fold
 from toto.models.patches import PatchLlama
 from toto.models.sizes import LlamaSize
 from toto.progress import console
-from toto.weights import write_weights
+from toto.weights import unfilled, write_weights
 
 Saved = Llama | PatchLlama
 
@@ -108,7 +108,7 @@ def read_model(folder: Path) -> tuple[Saved, dict[str, Any]]:
     """
     path = folder / "config.json"
     config = read_json(path, "a saved model")
-    with torch.device("meta"):
+    with unfilled():
         if config.get("model_type") == PATCHES:
             return _patch_model(config, path), config["toto"]
         size, rows, details = read_shape(folder)

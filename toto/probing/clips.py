@@ -13,7 +13,8 @@ from toto.errors import UserError
 from toto.probing.encoder import Sequences
 from toto.tokens.loader import select
 from toto.tokens.mixture import choose, split_values
-from toto.tokens.store import ItemRow, TokenDataset
+from toto.tokens.rows import ItemRow
+from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 
 Which = Int[Tensor, " n"] | Int[np.ndarray, " n"] | slice

@@ -12,7 +12,7 @@ from toto.errors import UserError
 from toto.probing.clips import Clips
 from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.training.device import autocast, pick_precision
-from toto.training.parallel import ALONE, World, total
+from toto.training.world import ALONE, World, total
 
 Hidden = dict[str, Tensor]
 
@@ -85,6 +85,10 @@ class FrozenFeatures:
         for states in kept.values():
             total(world, states.view(torch.uint8))  # others' are zero
         self.bytes, self._rows, self._kept = size, clips.rows, kept
+
+    def forget(self) -> None:
+        """Give back what is kept."""
+        self.bytes, self._kept = 0, {}
 
     def __call__(self, clips: Clips) -> dict[str, Float[Tensor, "b t c"]]:
         """Hidden states of clips, on the encoder's device."""

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from toto.probing.probes import Features
 from toto.tokens.mixture import key_of, permute
-from toto.training.parallel import ALONE, World, total
+from toto.training.world import ALONE, World, total
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 # Memory for the means of all layers: from what does not fit no neighbours are taken.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toto.probing.config import ProbeKind
-from toto.training.parallel import ALONE, World, total
+from toto.training.world import ALONE, World, total
 
 Pool = Callable[[Tensor], Tensor]
 

@@ -16,7 +16,7 @@ from toto.probing.pooling import Bank
 from toto.tokens.mixture import key_of, permute
 from toto.training.config import AdamW
 from toto.training.objectives.base import Batch, Metrics, Objective, Phase
-from toto.training.parallel import ALONE, World, all_of
+from toto.training.world import ALONE, World, all_of
 from toto.weights import write_weights
 
 Features = Callable[[Int[Tensor, " b"], int], dict[str, Tensor]]

@@ -16,14 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toto.api import Toto
-from toto.config import begin, from_dict, read_json, write_json
 from toto.errors import UserError, at_least
-from toto.files import only_writer
 from toto.probing.clips import Items, probe_splits
 from toto.probing.encoder import Encoder
 from toto.probing.features import FrozenFeatures
 from toto.progress import progress
 from toto.studies.representation_plot import draw_layers
+from toto.tasks.answers import answered
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 
@@ -119,15 +118,14 @@ def study_layers(
     )
     encoder = loaded.encoder
     asked = {"model": encoder.fingerprint, "data": dataset.fingerprint}
-    with only_writer(out):
-        begin(out / "config.json", asked | {"items": items, "seed": seed})
-        if (out / "result.json").exists():
-            return from_dict(LayerResult, read_json(out / "result.json", "a result"), str(out))
+
+    def answer() -> LayerResult:
         result = _measure(encoder, _some(kept, items, seed), _some(tested, items, seed), classes)
         curves = {"code read": result.read, "next code": result.next, "class": result.label}
         draw_layers({name: [curve] for name, curve in curves.items()}, out / "layers.svg")
-        write_json(out / "result.json", result)
         return result
+
+    return answered(LayerResult, out, asked | {"items": items, "seed": seed}, answer)
 
 
 def _some(items: Items, most: int, seed: int) -> Items:

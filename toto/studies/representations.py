@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toto.api import Toto
-from toto.config import begin, differences, to_dict, write_json
+from toto.config import differences, to_dict
 from toto.errors import UserError
-from toto.files import only_writer
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
 from toto.probing.encoder import Encoder, TrainedEncoder
 from toto.studies.config import RepresentationStudy
 from toto.studies.representation_plot import draw_layers
+from toto.tasks.answers import answered
 from toto.tasks.question import Question
 from toto.tasks.recognition import recognise
 from toto.tasks.results import RESAMPLES, ProbeResult, quantiles
@@ -141,27 +141,33 @@ def study_representations(
         raise UserError(
             "trunk_update and rope_base change a trunk: this study compares it as it is"
         )
-    with only_writer(out):
-        begin(out / "config.json", to_dict(study))
-        kind: Kind = "video" if "video" in dataset.encoded("kind")[0] else "image"
-        frames = loaded.frames if kind == "video" else 1
-        folds = sorted(set(dataset.column("path").tolist())) if study.by_file else [None]
-        if study.by_file and len(folds) < 3:
-            raise UserError(f"{dataset.folder} is of {len(folds)} files: by file needs three")
+    kind: Kind = "video" if "video" in dataset.encoded("kind")[0] else "image"
+    frames = loaded.frames if kind == "video" else 1
+    folds = sorted(set(dataset.column("path").tolist())) if study.by_file else [None]
+    if study.by_file and len(folds) < 3:
+        raise UserError(f"{dataset.folder} is of {len(folds)} files: by file needs three")
+    asked = {
+        "model": loaded.encoder.fingerprint,
+        "codes": dataset.fingerprint,
+        "pixels": pixels.fingerprint,
+        "study": to_dict(study),
+    }
+
+    def answer() -> RepresentationResult:
         readings: dict[str, list[_Reading]] = {}
         for name, seed, encoder in _contestants(model, dataset.vocabulary, layout, study):
-            asked = pixels if isinstance(encoder, PixelEncoder) else dataset
-            parts = []
+            read = pixels if isinstance(encoder, PixelEncoder) else dataset
+            own, parts = replace(config, seed=seed), []
             for number, fold in enumerate(folds):
-                own = replace(config, seed=seed)
-                question = Question(encoder, asked, kind, frames, own, left_out=fold, pixels=False)
+                question = Question(encoder, read, kind, frames, own, left_out=fold, pixels=False)
                 place = out / name / f"seed-{seed}" / f"fold-{number}"
                 parts.append((recognise(question, place), place / "test.parquet"))
             readings.setdefault(name, []).append(_Reading.of(parts))
         result = _compare(readings, by_file=study.by_file)
-        write_json(out / "result.json", result)
         draw_layers({own.name: own.curves for own in result.standings}, out / "layers.svg")
         return result
+
+    return answered(RepresentationResult, out, asked, answer)
 
 
 def _comparable(

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from toto.api import Toto
-from toto.config import begin, from_dict, read_json, to_dict, write_json
+from toto.config import to_dict
 from toto.errors import UserError
 from toto.models.llama import Llama
 from toto.probing.clips import Clips, Items, probe_splits
@@ -18,6 +18,7 @@ from toto.probing.finetune.config import FineTune
 from toto.probing.finetune.objective import Examples, FineTuning
 from toto.probing.trunk import trainable_copy
 from toto.progress import console
+from toto.tasks.answers import answered
 from toto.tasks.paper import FINETUNED
 from toto.tasks.question import check_same_reading, unread_items
 from toto.tasks.results import FineTuneResult
@@ -25,8 +26,8 @@ from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 from toto.training.device import autocast, pick_precision
 from toto.training.loop import train
-from toto.training.parallel import World, in_turn, one_writer, wait
 from toto.training.runs import shares_of
+from toto.training.world import World
 
 
 def finetune(
@@ -47,7 +48,8 @@ def finetune(
         UserError: labels are missing, there are too few clips, or `out` was begun with another
             model, other data or other settings.
     """
-    if not isinstance(loaded.model, Llama):
+    model = loaded.model
+    if not isinstance(model, Llama):
         raise UserError(f"{loaded.folder} reads patches: models that read tokens are fine-tuned")
     check_same_reading(dataset, test or dataset)
     frames = 1 if kind == "image" else loaded.frames
@@ -60,21 +62,18 @@ def finetune(
         "frames": frames,
         "finetuning": to_dict(config),
     }
-    with one_writer(out, world):
-        in_turn(world, lambda: begin(out / "config.json", question))
-        if (out / "result.json").exists():
-            return from_dict(FineTuneResult, read_json(out / "result.json", "a result"), str(out))
+
+    def answer() -> FineTuneResult:
         *items, classes = probe_splits(dataset, config.held_out, frames, kind, test)
         parts = training, watched, tested = _examples(items, classes, config)
-        trunk = trainable_copy(loaded.model, config.rope_base)
+        trunk = trainable_copy(model, config.rope_base)
         objective = FineTuning(config, trunk, classes, training, watched, dataset, frames, kind)
         if world.is_first:
             console.print(shares)
         loop = config.loop(len(training.labels), str(loaded.device))
         train(objective, loop, out, "fine-tune", world)
-        guesses = _read(objective, tested, loaded.device, world)
-        result = FineTuneResult.of(
-            guesses.numpy(),
+        return FineTuneResult.of(
+            _read(objective, tested, loaded.device, world).numpy(),
             [part.labels.numpy() for part in parts],
             classes,
             views=tested.views,
@@ -82,10 +81,8 @@ def finetune(
             attention=config.attention,
             paper=FINETUNED[kind],
         )
-        if world.is_first:
-            write_json(out / "result.json", result)
-        wait(world)
-        return result
+
+    return answered(FineTuneResult, out, question, answer, world)
 
 
 def _examples(items: list[Items], classes: list[str], config: FineTune) -> list[Examples]:

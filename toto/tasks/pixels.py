@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from toto.errors import MediaError
 from toto.media.video import read_clip
 from toto.probing.clips import Clips
-from toto.training.parallel import World, all_of
+from toto.training.world import World, all_of
 
 
 def pixels_of(

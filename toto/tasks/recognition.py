@@ -1,6 +1,5 @@
 """Recognition by frozen probes (Toto, sections 4.1 and 4.2): what all its tasks share."""
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from toto.config import begin, from_dict, read_json, write_json
 from toto.errors import MediaError, UserError
 from toto.files import file_atomically
 from toto.models.llama import Llama
@@ -26,6 +24,7 @@ from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
 from toto.probing.probes import Features, Labelled, Probes
 from toto.probing.trunk import next_token_phase, trainable_copy
 from toto.progress import console, progress
+from toto.tasks.answers import answered
 from toto.tasks.paper import PAPER
 from toto.tasks.pixels import pixels_of
 from toto.tasks.question import Question, unread_items
@@ -34,7 +33,7 @@ from toto.training.adopt import details_of
 from toto.training.device import pick_precision
 from toto.training.loop import train
 from toto.training.objectives.base import Phase
-from toto.training.parallel import ALONE, World, all_of, in_turn, one_writer, wait
+from toto.training.world import ALONE, World, all_of
 
 Guesses = dict[str, Tensor]
 Build = dict[str, Callable[[], Bank]]
@@ -49,15 +48,13 @@ def recognise(question: Question, out: Path, world: World = ALONE) -> ProbeResul
         UserError: labels are missing, there are too few items, or `out` was begun with another
             encoder, other data or other settings.
     """
-    with one_writer(out, world):
-        in_turn(world, lambda: begin(out / "config.json", question.settings()))
-        if (out / "result.json").exists():
-            return from_dict(ProbeResult, read_json(out / "result.json", "a result"), str(out))
-        result = _Recognition(question, out, world).result()
-        if world.is_first:
-            write_json(out / "result.json", result)
-        wait(world)
-        return result
+    return answered(
+        ProbeResult,
+        out,
+        question.settings(),
+        lambda: _Recognition(question, out, world).result(),
+        world,
+    )
 
 
 class _Recognition:
@@ -77,6 +74,8 @@ class _Recognition:
         )
         self.parts: list[Items] = parts
         self.labels = [part.labels(self.classes) for part in parts]
+        layers = range(self.encoder.layers + 1)
+        self.features = [FrozenFeatures(self.encoder, layers, exact=False) for _ in parts]
         self.views = parts[2].views(self.config.test_clips)
         batch = min(self.config.batch, len(parts[0]))
         if batch < world.size:
@@ -101,6 +100,8 @@ class _Recognition:
         chosen = probes.chosen()
         held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
         guesses = self._read(probes, labelled[2], "test", knn)
+        for features in self.features:
+            features.forget()  # a study asks many questions, and a garbage collection is far
         curves = {
             probe: _curve(probe, layers, held_out, guesses, labelled[2], probes, len(self.classes))
             for probe in (*self.config.probes, "knn")
@@ -110,10 +111,7 @@ class _Recognition:
 
     def _labelled(self) -> tuple[list[Labelled], Passing]:
         """What is trained on, chosen by and tested on; and the means of the training items."""
-        training, held_out, test = (
-            FrozenFeatures(self.encoder, range(self.encoder.layers + 1), exact=False)
-            for _ in self.parts
-        )
+        training, held_out, test = self.features
         items, by, tested = self.parts
         if self.trunk is None:
             self._keep(training, held_out)
@@ -131,7 +129,6 @@ class _Recognition:
 
     def _keep(self, training: FrozenFeatures, held_out: FrozenFeatures) -> None:
         """Compute what is read again and again once, if it fits."""
-        gc.collect()  # what a question before has kept
         items, by, _ = self.parts
         clips = [(held_out, by.middle())]
         if not self.config.random_start and items.crops <= self.config.epochs:

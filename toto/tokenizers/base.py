@@ -17,7 +17,7 @@ from toto.config import fingerprint, from_dict, read_json, to_dict, write_json
 from toto.errors import UserError, unknown
 from toto.files import folder_atomically
 from toto.tokenizers.sizes import Precision
-from toto.weights import weights_fingerprint, write_weights
+from toto.weights import unfilled, weights_fingerprint, write_weights
 
 Kind = TypeVar("Kind", bound="TokenizerModule")
 
@@ -166,7 +166,7 @@ class TokenizerModule(nn.Module):
         Raises:
             UserError: they are not exactly those of that size, or no numbers.
         """
-        with torch.device("meta"):
+        with unfilled():
             tokenizer = cls(size, precision)
         refuse_misfits(weights, tokenizer.state_dict(), where)
         floats = {name: value.float().contiguous() for name, value in weights.items()}

@@ -24,18 +24,17 @@ from toto.progress import progress
 from toto.tokenizers.base import Tokenizer, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.engines import ENGINES, run
-from toto.tokens.shards import Job, Shard
-from toto.tokens.store import (
-    VERSION,
-    Info,
-    TokenDataset,
+from toto.tokens.rows import (
     checksum,
     failed,
+    read_rows,
     readable,
     rows_of_shards,
     shard_path,
     write_rows,
 )
+from toto.tokens.shards import Job, Shard
+from toto.tokens.store import VERSION, Info, TokenDataset
 
 # What a kill can leave of a data set that has no dataset.json yet.
 _OURS = {".lock", "shards", "tokenizer", ".tokenizer.partial", ".dataset.json.partial"}
@@ -192,9 +191,7 @@ def _shard(number: int, items: Sequence[Item], settings: Ingest) -> Shard:
 
 def _is_done(out: Path, shard: int) -> bool:
     rows = shard_path(out, shard).with_suffix(".parquet")
-    return rows.exists() and not any(
-        pq.read_table(rows, columns=["retry"]).column("retry").to_pylist()
-    )
+    return rows.exists() and not any(read_rows(rows, ["retry"]).column("retry").to_pylist())
 
 
 @contextmanager
@@ -249,7 +246,7 @@ def _complete(out: Path, info: Info) -> None:
         frames += pc.sum(kept.column("frames")).as_py() or 0
     write_rows(out / "failures.parquet", map(failed, rows_of_shards(out, shards)))
     if not read:
-        table = pq.read_table(out / "failures.parquet", columns=["failure"])
+        table = read_rows(out / "failures.parquet", ["failure"])
         reasons = sorted(set(table.column("failure").to_pylist()))
         raise UserError(f"none of {lost} files could be read: {'; '.join(reasons[:3])}")
     checksums = _checksums(out, shards)

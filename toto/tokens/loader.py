@@ -16,7 +16,8 @@ from toto.tokens.joined import join
 from toto.tokens.mixture import Entry, Manifest, Source, draw, places_of, split_values
 from toto.tokens.online import OnlineReader, Wanted
 from toto.tokens.reading import Codes
-from toto.tokens.store import ItemRow, TokenDataset
+from toto.tokens.rows import ItemRow
+from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Layout, Vocabulary
 
 # Weights that are not given are shares of a block of about so many sequences.

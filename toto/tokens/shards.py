@@ -26,7 +26,7 @@ from toto.media.view import CENTRE, LIMITS, Limits, Place, View
 from toto.tokenizers.base import StoredCodes, codes_of, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.mixture import key_of
-from toto.tokens.store import ROWS, shard_path
+from toto.tokens.rows import ROWS, shard_path
 
 Encode = Callable[[UInt8[np.ndarray, "b 3 size size"]], StoredCodes]
 

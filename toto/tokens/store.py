@@ -9,10 +9,8 @@ index.parquet            the rows of all items that could be read; there when co
 failures.parquet         the rows of those that could not, with the reason
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,87 +18,19 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int, Shaped
 
 from toto.config import fingerprint, from_dict, read_json, to_dict
 from toto.errors import UserError
-from toto.files import file_atomically
-from toto.media.item import Location
 from toto.media.view import LIMITS, Limits, View
 from toto.tokens.config import Ingest
 from toto.tokens.patches import PatchGrid
 from toto.tokens.reading import Codes, Each, Shards
+from toto.tokens.rows import REPEATED, ROW_GROUP, ROWS, ItemRow, intact, read_rows, shard_name
 from toto.tokens.vocabulary import Layout, Vocabulary
 
 VERSION = 3
-
-# The crops of an item stand in rows next to each other, crop 0 first, with the same frames.
-ROWS = pa.schema(
-    [
-        ("key", pa.string()),  # the item's name in its sources
-        ("path", pa.string()),
-        ("part", pa.string()),  # what of the file; null: all of it
-        ("start", pa.float64()),  # a segment, in seconds; null: from the first frame on
-        ("end", pa.float64()),  # null: to the last frame
-        ("source", pa.string()),  # as the user named it
-        ("label", pa.string()),
-        ("split", pa.string()),
-        ("kind", pa.string()),  # "video" or "image"
-        ("hash", pa.uint64()),  # mixture.key_of("item", key)
-        ("group", pa.uint64()),  # the same of what stays together when items are held out
-        ("crop", pa.int16()),  # number of the stored crop
-        ("crop_x", pa.float32()),  # its box, in pixels of the upright picture
-        ("crop_y", pa.float32()),
-        ("crop_side", pa.float32()),  # its width, and its height where it is a square
-        ("crop_height", pa.float32()),
-        ("mirrored", pa.bool_()),
-        ("shard", pa.int32()),
-        ("first", pa.int64()),  # the row's first frame in the shard
-        ("frames", pa.int64()),  # kept frames
-        ("fps", pa.float64()),  # of the file, before the stride
-        ("rate", pa.float64()),  # kept frames a second; null for images, or where it is unknown
-        ("width", pa.int32()),  # of the file, before resizing and cropping
-        ("height", pa.int32()),
-        ("failure", pa.string()),  # why the item could not be read
-        ("retry", pa.bool_()),  # whether the next run should try it again
-    ]
-)
-
-_REPEATED = ["part", "source", "label", "split", "kind", "failure"]
-
-# Of 10 million rows, smaller groups slow the opening and larger ones the look-up of a single row:
-# 4,096 take 1.9 s and 0.7 ms, 16,384 take 1.1 s and 2 ms, 65,536 take 0.8 s and 4 ms.
-ROW_GROUP = 16_384
-
-# Numbers are read by the million whenever a run begins: three times as fast from LZ4 as from zstd.
-_COMPRESSION = {field.name: "zstd" if pa.types.is_string(field.type) else "lz4" for field in ROWS}
-
-
-@dataclass(frozen=True)
-class ItemRow:
-    """One row of an index: a readable item, in one of its crops."""
-
-    key: str
-    path: str
-    part: str | None
-    start: float | None
-    end: float | None
-    label: str | None
-    split: str | None
-    kind: str
-    crop: int
-    shard: int
-    first: int
-    frames: int
-    fps: float | None
-    rate: float | None
-
-    @property
-    def location(self) -> Location:
-        """Where its frames are, read at the very moments at which they were kept."""
-        return Location(self.path, self.part, self.start, self.end, self.fps)
 
 
 @dataclass(frozen=True)
@@ -136,21 +66,6 @@ class Info:
 _FIELDS = [field.name for field in fields(ItemRow)]
 
 
-def shard_path(folder: Path, shard: int) -> Path:
-    """Where a shard's codes lie; its rows lie beside it, as .parquet."""
-    return Path(_shard_name(str(folder), shard))
-
-
-def _shard_name(folder: str, shard: int) -> str:
-    return f"{folder}/shards/{shard:05d}.npy"
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class TokenDataset:
     """A complete token data set. Opening it reads no row: columns are read when they are asked for.
 
@@ -165,14 +80,16 @@ class TokenDataset:
         self.info = _read_info(folder)
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info.command}` again")
-        with _intact(folder / "index.parquet") as path:
+        if len(self.info.checksums) < self.info.shards:
+            raise UserError(f"{folder}/dataset.json is damaged: not every shard has a checksum")
+        with intact(folder / "index.parquet") as path:
             self._metadata = pq.read_metadata(path)
         if self._metadata.schema.names != ROWS.names:
             raise UserError(f"{path} is damaged: its columns are not those of an index")
         size = self.info.settings.view.size
         shape = (3, size, size) if self.is_pixels else self.info.grid
         dtype = np.dtype(self.info.dtype)
-        self._shards = Shards(partial(_shard_name, str(folder)), shape, dtype)
+        self._shards = Shards(partial(shard_name, str(folder)), shape, dtype)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -240,7 +157,7 @@ class TokenDataset:
         found: dict[int, ItemRow] = {}
         for group in np.unique(groups).tolist():
             here = np.flatnonzero(groups == group)
-            with _intact(self.folder / "index.parquet"):
+            with intact(self.folder / "index.parquet"):
                 table = self._index().read_row_group(group, columns=_FIELDS)
             values = table.take(rows[here] - (ends[group] - sizes[group])).to_pylist()
             found |= {i: ItemRow(**row) for i, row in zip(here.tolist(), values, strict=True)}
@@ -321,8 +238,8 @@ class TokenDataset:
 
     def unread(self) -> list[tuple[str, str | None, str]]:
         """`(key, split, reason)` of each item that could not be read."""
-        with _intact(self.folder / "failures.parquet") as path:
-            table = pq.read_table(path, columns=["key", "split", "failure"])
+        with intact(self.folder / "failures.parquet") as path:
+            table = read_rows(path, ["key", "split", "failure"])
         return [tuple(row.values()) for row in table.to_pylist()]
 
     def code_counts(self, rows: Each | None = None) -> Int[np.ndarray, " codes"]:
@@ -351,12 +268,12 @@ class TokenDataset:
     def _index(self) -> pq.ParquetFile:
         self._check_version()
         return pq.ParquetFile(
-            self.folder / "index.parquet", metadata=self._metadata, read_dictionary=_REPEATED
+            self.folder / "index.parquet", metadata=self._metadata, read_dictionary=REPEATED
         )
 
     def _parts(self, name: str) -> Iterator[tuple[int, pa.Array]]:
         """A column piece by piece, each with its first row: far less memory than a whole column."""
-        with _intact(self.folder / "index.parquet"):
+        with intact(self.folder / "index.parquet"):
             start, file = 0, self._index()
             # What one iterator has read stays in memory until its end: a few groups at a time.
             for first in range(0, file.num_row_groups, 4):
@@ -428,54 +345,10 @@ def _read_info(folder: Path) -> Info:
     return from_dict(Info, values, f"{folder}/dataset.json")
 
 
-@contextmanager
-def _intact(path: Path) -> Iterator[Path]:
-    """Reading of a Parquet file, whose damage is said as such."""
-    try:
-        yield path
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # None: bytes make no sense
-            raise
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split()):.200}") from error
-
-
 def _read_and_failed(path: Path) -> tuple[int, int]:
-    with _intact(path):
+    with intact(path):
         metadata = pq.read_metadata(path)
     column = ROWS.names.index("failure")
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = sum(group.column(column).statistics.null_count for group in groups if group.num_rows)
     return read, metadata.num_rows - read
-
-
-def rows_of_shards(folder: Path, shards: int) -> Iterator[pa.Table]:
-    """The rows of each shard, read or failed."""
-    for number in range(shards):
-        yield pq.read_table(shard_path(folder, number).with_suffix(".parquet"), schema=ROWS)
-
-
-def readable(rows: pa.Table) -> pa.Table:
-    """Those of items that could be read."""
-    return rows.filter(pc.is_null(rows.column("failure")))
-
-
-def failed(rows: pa.Table) -> pa.Table:
-    """Those of items that could not."""
-    return rows.filter(pc.is_valid(rows.column("failure")))
-
-
-def write_rows(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write rows in groups of `ROW_GROUP`; the file is there whole or not at all.
-
-    Tables of any size, one after the other: an index need not fit into memory.
-    """
-    how = {"compression": _COMPRESSION, "use_dictionary": _REPEATED}
-    with file_atomically(path) as file, pq.ParquetWriter(file, ROWS, **how) as writer:
-        waiting = ROWS.empty_table()
-        for table in tables:
-            waiting = pa.concat_tables([waiting, table])
-            if whole := len(waiting) // ROW_GROUP * ROW_GROUP:
-                writer.write_table(waiting.slice(0, whole), row_group_size=ROW_GROUP)
-                waiting = waiting.slice(whole)
-        if len(waiting):
-            writer.write_table(waiting)

@@ -10,15 +10,8 @@ import pyarrow.parquet as pq
 
 from toto.errors import UserError
 from toto.tokenizers.base import load_tokenizer
-from toto.tokens.store import (
-    ROW_GROUP,
-    ROWS,
-    TokenDataset,
-    checksum,
-    failed,
-    readable,
-    rows_of_shards,
-)
+from toto.tokens.rows import ROW_GROUP, ROWS, checksum, failed, readable, rows_of_shards
+from toto.tokens.store import TokenDataset
 
 
 def verify(dataset: TokenDataset) -> None:

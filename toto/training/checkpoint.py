@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from toto.errors import UserError
 from toto.training.config import Loop
 from toto.training.objectives.base import Objective, Phase
-from toto.training.parallel import World, all_of, is_sharded
+from toto.training.parallel import is_sharded
+from toto.training.world import World, all_of
 
 # It warns, in whichever thread, of what it was told.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")

@@ -12,7 +12,7 @@ from torch import Tensor
 from toto.models.cost import gpu_of
 from toto.training.device import peak_memory
 from toto.training.objectives.base import Metrics, Objective
-from toto.training.parallel import World, all_of, total
+from toto.training.world import World, all_of, total
 
 Row = dict[str, float | int]
 

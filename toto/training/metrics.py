@@ -44,9 +44,11 @@ class _WandB:
 
         project = environ.get("WANDB_PROJECT", "toto")
         self.run = wandb.init(project=project, id=_name(run), dir=str(run), resume="allow")
+        # Its own count never goes back: steps that are measured again would be dropped.
+        self.run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
+        self.run.log({"step": step, **values})
 
     def close(self) -> None:
         self.run.finish()
@@ -135,7 +137,13 @@ def read_metrics(run: Path) -> list[dict[str, float | int]]:
             row = json.loads(line)
         except ValueError:
             break
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise UserError(f"{path} is damaged: line {number} is no row of a step")
+        if not _is_row(row):
+            raise UserError(f"{path} is damaged: line {number} is no row of a step's numbers")
         rows.append(row)
     return rows
+
+
+def _is_row(row: object) -> bool:
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    return all(type(value) in (int, float) for value in row.values())

@@ -26,7 +26,7 @@ from toto.training.objectives.next_patch import NextPatch
 from toto.training.objectives.next_token import NextToken
 from toto.training.objectives.perceptual import Perceptual
 from toto.training.objectives.vqgan import TrainVQGANObjective
-from toto.training.parallel import World, in_turn, join_world, one_writer
+from toto.training.world import World, in_turn, join_world, one_writer
 
 # What config.json calls a run, by its recipe.
 _KINDS = {"pretrain": Pretrain, "dvae": TrainDVAE, "vqgan": TrainVQGAN}

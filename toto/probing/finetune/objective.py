@@ -20,7 +20,8 @@ from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Kind
 from toto.training.adopt import details_of
 from toto.training.objectives.base import Batch, Metrics, Objective, Phase
-from toto.training.parallel import ALONE, World, total, whole
+from toto.training.parallel import whole
+from toto.training.world import ALONE, World, total
 
 _BEST = 5
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +19,7 @@ from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
 from toto.probing.finetune.network import Classifier
-from toto.weights import write_weights
+from toto.weights import unfilled, write_weights
 
 _HEAD, _TRUNK = "head.safetensors", "trunk."
 
@@ -49,7 +48,7 @@ def save_classifier(
         for part in (_TRUNK, "head.")
     )
     if model.attention == "causal":
-        with torch.device("meta"):
+        with unfilled():
             plain = Llama(size, rows)
         plain.load_state_dict(trunk, assign=True)
         save_model(plain, details, tokenizer_folder, folder / "model")
@@ -87,7 +86,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, list[str]]:
         raise UserError(f"the fine-tuned model in {folder} is damaged: {error}") from error
     size = from_dict(LlamaSize, about["size"], str(folder / _HEAD))
     classes = about["classes"]
-    with torch.device("meta"):
+    with unfilled():
         trunk = Llama(size, about["rows"])
         model = Classifier(trunk, about["attention"], about["pool"], len(classes))
     if size.tied_head:

@@ -21,7 +21,9 @@ from toto.training.adopt import details_of
 from toto.training.config import Pretrain
 from toto.training.initial import first_values
 from toto.training.objectives.base import Metrics, Objective, Phase
-from toto.training.parallel import ALONE, World, fill, is_sharded, total, whole
+from toto.training.parallel import fill, is_sharded, whole
+from toto.training.world import ALONE, World, total
+from toto.weights import unfilled
 
 Losses = Callable[..., Tensor]
 """(model, sequences, targets) to the loss of each prediction `(b, n)`. Targets are sequences too,
@@ -57,7 +59,7 @@ class Autoregressive(Objective):
 
     def __init__(self, config: Pretrain, train: Sequences, validation: Sequences) -> None:
         self.config, self.train, self.held_out = config, train, validation
-        with torch.device("meta"):
+        with unfilled():
             self.model = self.build()
         self.modules = nn.ModuleDict({"model": self.model})
         self.phases = (
@@ -187,7 +189,7 @@ class Autoregressive(Objective):
                 weights[name] = every.cpu()
         if not world.is_first:
             return
-        with torch.device("meta"):
+        with unfilled():
             model = self.build()
         model.load_state_dict(weights, assign=True)
         save_model(model, self.details, self.train.datasets[0].tokenizer_folder, run / "model")

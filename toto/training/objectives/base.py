@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toto.models.cost import Flops
 from toto.training.config import AdamW
-from toto.training.parallel import World
+from toto.training.world import World
 
 Batch = Any  # a tensor, or a tuple of tensors, of one micro-batch
 

@@ -15,7 +15,7 @@ from toto.tokens.mixture import key_of, permute
 from toto.training.config import TrainTokenizer
 from toto.training.objectives.augmentation import augment, draw
 from toto.training.objectives.base import Batch, Objective
-from toto.training.parallel import ALONE, World
+from toto.training.world import ALONE, World
 
 
 class TokenizerObjective(Objective):
