@@ -36,6 +36,13 @@ def pretrain(size: str) -> int:
     return _script("pretrain.py", *options)
 
 
+def options() -> int:
+    """What could make training of the base model faster, each beside the same loop without it."""
+    contenders = ["toto compiled", "toto fused", "toto FA3", "toto fp8", "toto Muon"]
+    arguments = ["--micro-batches", "16", "--seconds", "440", "--contenders", *contenders]
+    return _script("pretrain.py", "--name", "gpu-options", "--sizes", "base", *arguments)
+
+
 def attention() -> int:
     """Each backend of attention at the shapes of the paper's three sizes."""
     return _script("attention.py", "--name", "gpu-attention")
@@ -65,6 +72,7 @@ PARTS: dict[str, Callable[[], int]] = {
     "pretrain": partial(pretrain, "base"),
     "pretrain-large": partial(pretrain, "large"),
     "pretrain-1b": partial(pretrain, "1b"),
+    "options": options,
     "attention": attention,
     "tokenizer": tokenizer,
     "probe": probe,

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import commit, machine, random_dataset, write_result
-from trainers import CONTENDERS
+from trainers import CONTENDERS, OPTIONS
 
 from toto.models.cost import gpu_of, training_flops
 from toto.models.sizes import BASE, LARGE, ONE_B, LlamaSize
@@ -130,7 +130,7 @@ class Trial:
             "batch": self.setup.batch,
             "first_step_seconds": round(self.first["seconds"], 1),
             "memory_bytes": self.memory,
-            "settings": CONTENDERS[self.contender].settings,
+            "settings": (CONTENDERS | OPTIONS)[self.contender].settings,
             "versions": self.first["versions"],
             **self._mfu(),
         }
@@ -287,7 +287,9 @@ def summary(rows: list[dict[str, Any]], final: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["demo"], choices=SETUPS)
-    parser.add_argument("--contenders", nargs="+", default=[*CONTENDERS], choices=CONTENDERS)
+    parser.add_argument(
+        "--contenders", nargs="+", default=[*CONTENDERS], choices=[*CONTENDERS, *OPTIONS]
+    )
     parser.add_argument("--micro-batches", nargs="+", type=int, help="instead of the size's own")
     parser.add_argument("--rounds", type=int, default=10, help="on a CPU, of turns")
     parser.add_argument("--turn", type=float, default=3.0, help="seconds of a turn")

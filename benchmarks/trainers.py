@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -67,8 +68,8 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def toto(task: Task, compile_: bool) -> None:
-    """Our training loop itself, on the token data set."""
+def toto(task: Task, compile_: bool, option: str | None = None, muon: bool = False) -> None:
+    """Our training loop itself, on the token data set; with what `options.py` can switch on."""
     from toto.models.sizes import LlamaSize
     from toto.tokens.loader import Sequences, freeze
     from toto.tokens.store import TokenDataset
@@ -87,12 +88,18 @@ def toto(task: Task, compile_: bool) -> None:
             steps=FOREVER, validate_every=FOREVER, checkpoint_every=FOREVER, compile=compile_
         ),
         optimizer=AdamW(warmup_steps=1),
+        muon=muon,
         frames=task["frames"],
         batch=task["batch"],
         micro_batch=task["micro_batch"],
     )
+    objective = NextToken(config, sequences, held_out)
+    if option:
+        import options
+
+        getattr(options, option)(objective.model)
     with tempfile.TemporaryDirectory() as folder:
-        train(NextToken(config, sequences, held_out), config.loop, Path(folder), "toto")
+        train(objective, config.loop, Path(folder), "toto")
 
 
 def trainer(task: Task, compile_: bool) -> None:
@@ -211,8 +218,17 @@ class Contender:
 
 HUGGING_FACE = "TrainingArguments(bf16, optim=adamw_torch_fused, logging_steps=10)"
 
+_OURS = "training.loop.train, compile"
+OPTIONS = {
+    "toto fused": Contender(partial(toto, option="fused"), True, f"{_OURS}, fused products"),
+    "toto FA3": Contender(partial(toto, option="flash3"), True, f"{_OURS}, FlashAttention-3"),
+    "toto fp8": Contender(
+        partial(toto, option="fp8"), True, f"{_OURS}, fp8 by tensor", ("torchao",)
+    ),
+    "toto Muon": Contender(partial(toto, muon=True), True, f"{_OURS}, Muon"),
+}
 CONTENDERS = {
-    "toto compiled": Contender(toto, True, "training.loop.train, compile"),
+    "toto compiled": Contender(toto, True, _OURS),
     "toto": Contender(toto, False, "training.loop.train"),
     "nanoGPT-style compiled": Contender(
         nano, True, "bf16 autocast, torch.compile of model and loss, fused AdamW"
@@ -232,7 +248,7 @@ CONTENDERS = {
 
 def main() -> None:
     task = json.loads(sys.argv[1])
-    contender = CONTENDERS[task["contender"]]
+    contender = (CONTENDERS | OPTIONS)[task["contender"]]
     # What libraries print must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -117,11 +117,11 @@ class Meter:
         said = all_of(self.world, ", ".join(names))
         ranks = [f"rank {rank}: {text}" for rank, text in enumerate(said) if text]
         norms = [name for name, norm in bad.norms.items() if not bool(norm.isfinite())]
-        where = "; ".join(ranks) or "nothing"
+        where = f"not finite before it: {'; '.join(ranks)}" if ranks else "all before it was finite"
         again = f", after {self.allowed} that were left out" if self.allowed else ""
         return (
-            f"step {bad.step + 1}{again}: the gradient of {', '.join(norms)} is not finite; not "
-            f"finite before it: {where} (--skip-bad-steps leaves such steps out)"
+            f"step {bad.step + 1}{again}: the gradient of {', '.join(norms)} is not finite; {where} "
+            "(--skip-bad-steps leaves such steps out)"
         )
 
     def _means(self, good: Sequence[Step]) -> dict[str, float]:
