@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 PART ?= tests
 # One thread in each of two processes: threads that wait for each other on busy cores are slow.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# In the files' own order: by their number of tests, the long ones would come last.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-slow check gpu
 

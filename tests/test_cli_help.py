@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
+from importlib.metadata import version
 
 import pytest
 
@@ -103,3 +104,7 @@ def test_help_explains_every_field(tmp_path, warm, name):
             assert option in text, f"{page} --help does not mention {option}"
             beginning = " ".join(words.split()[:4])
             assert beginning in text, f"{page} --help does not say {beginning!r}"
+
+
+def test_the_version_is_the_packages(tmp_path, warm):
+    assert warm.made(tmp_path, "--version") == [f"toto {version('toto')}"]

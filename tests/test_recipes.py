@@ -120,6 +120,8 @@ def test_twins_of_table_3_and_4_run(world, tmp_path, name, data, targets):
     recipe = replace(
         recipe,
         loop=loop,
+        batch=2,
+        micro_batch=2,
         data=(world / data,),
         targets=tuple(world / target for target in targets),
         validation_sequences=1,
@@ -127,7 +129,8 @@ def test_twins_of_table_3_and_4_run(world, tmp_path, name, data, targets):
     )
     if "_to_16" in name:
         first = replace(RECIPES["demo_dvae_8"](), loop=loop, data=(world / "dvae-64",))
-        pretrain(replace(first, validation_sequences=1, codebook_size=30), tmp_path / "first")
+        first = replace(first, batch=2, micro_batch=2, validation_sequences=1, codebook_size=30)
+        pretrain(first, tmp_path / "first")
         recipe = replace(recipe, init_from=tmp_path / "first")
     pretrain(recipe, tmp_path / "run")
     model, details = load_model(tmp_path / "run/model")

@@ -97,7 +97,9 @@ def test_two_processes_give_what_one_gives(folder, alone, tmp_path):
     assert other["knn"]["test_accuracy"] == pytest.approx(one["knn"]["test_accuracy"], abs=0.04)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_killed_and_continued_it_ends_the_same(folder, alone, tmp_path, signum):
     out = tmp_path / "out"
     process = begin(tmp_path, *words(folder, out))

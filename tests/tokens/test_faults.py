@@ -105,7 +105,7 @@ def test_read_only_disk(work):
     assert said.startswith("toto: Read-only file system: ")
 
 
-@pytest.mark.parametrize("left", ["nothing", "another"])
+@pytest.mark.parametrize("left", ["nothing", pytest.param("another", marks=pytest.mark.slow)])
 def test_vanished_mount_of_one_of_two_folders(work, left):
     """Its folder goes with it, or holds something else without it; the other one is well."""
     script = f"""

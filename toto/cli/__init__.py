@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from toto import __version__
 from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
 from toto.cli.parse import Command
 from toto.errors import MediaError, UserError, unknown
@@ -61,6 +62,9 @@ def _stop(message: str, code: int) -> None:
 def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(f"toto {__version__}")
         return
     for words in (3, 2, 1):
         name = " ".join(arguments[:words])
