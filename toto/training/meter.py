@@ -120,8 +120,8 @@ class Meter:
         where = f"not finite before it: {'; '.join(ranks)}" if ranks else "all before it was finite"
         again = f", after {self.allowed} that were left out" if self.allowed else ""
         return (
-            f"step {bad.step + 1}{again}: the gradient of {', '.join(norms)} is not finite; {where} "
-            "(--skip-bad-steps leaves such steps out)"
+            f"step {bad.step + 1}{again}: the gradient of {', '.join(norms)} is not finite; "
+            f"{where} (--skip-bad-steps leaves such steps out)"
         )
 
     def _means(self, good: Sequence[Step]) -> dict[str, float]:
