@@ -1,11 +1,16 @@
-"""Child processes that do not outlive their parent, and leave Ctrl-C to it."""
+"""Child processes that do not outlive their parent and leave Ctrl-C to it; and a process's memory."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def start_shielded(process: BaseProcess) -> None:
@@ -32,3 +37,15 @@ def end_with_parent() -> None:
 def _watch(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library, where it is glibc, keep what is freed for what comes next.
+
+    By itself it gives large pieces back, and each page that it then takes anew is cleared again: a
+    tenth of a training step on a CPU, a third of tokenizing.
+    """
+    with suppress(OSError, AttributeError):  # another system's, or another's
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)

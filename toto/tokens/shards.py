@@ -23,6 +23,7 @@ from toto.media.item import Item, is_url
 from toto.media.pool import Chunk, DecodePool, End, Failure, Result, Task
 from toto.media.sources.roots import Roots
 from toto.media.view import CENTRE, LIMITS, Limits, Place, View
+from toto.processes import keep_freed_memory
 from toto.tokenizers.base import StoredCodes, codes_of, load_tokenizer
 from toto.tokens.config import Ingest
 from toto.tokens.mixture import key_of
@@ -66,6 +67,8 @@ def write_shards(
     roots = Roots(job.roots)
     encode = None
     if not job.settings.online:
+        if device == "cpu":
+            keep_freed_memory()
         tokenizer = load_tokenizer(job.tokenizer, device)
         if job.settings.compiled:
             tokenizer.compile(dynamic=False)

@@ -11,17 +11,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from toto.errors import UserError
+from toto.processes import keep_freed_memory
 from toto.training.config import Precision
 
 
 def pick_device(name: str) -> torch.device:
     """The device of that name; "auto" is cuda, mps or cpu, in that order.
 
-    Of several GPUs, each process that torchrun started has its own.
+    Of several GPUs, each process that torchrun started has its own. On a CPU the process keeps the
+    memory that it frees, as PyTorch does a GPU's.
 
     Raises:
         UserError: there is no such device here.
     """
+    device = _device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return own_device(torch.device("cuda"))
