@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent and leave Ctrl-C to it; and a process's memory."""
+"""Child processes that end with their parent and leave Ctrl-C to it, and a process's own memory."""
 
 import ctypes
 import multiprocessing

@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -73,3 +76,23 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device(gpu) == torch.device("cuda", 3) and own_device(cpu) == cpu
     with pytest.raises(UserError, match="cuda:1: of several processes each has its own"):
         own_device(second)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_on_a_cpu_freed_memory_is_kept_for_what_comes_next():
+    script = """
+import resource, sys, torch
+from toto.training.device import pick_device
+torch.ones(1)
+if sys.argv[1] == "kept":
+    pick_device("cpu")
+def faults():
+    torch.ones(16 * 2**20)  # 64 MiB: 16,384 pages, or 32 huge ones
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(-faults() + faults())
+"""
+    faults = {
+        how: int(subprocess.check_output([sys.executable, "-c", script, how], text=True))
+        for how in ("kept", "given back")
+    }
+    assert faults["kept"] + 20 < faults["given back"]
