@@ -33,19 +33,15 @@ def flash3(model: nn.Module) -> None:
         getattr(torch.backends.cuda, f"enable_{backend}_sdp")(False)
 
 
-def fp8(model: nn.Module, emulate: bool = False) -> None:
+def fp8(model: nn.Module) -> None:
     """Products of the blocks in fp8, scaled by tensor as they come (torchao).
 
     Raises:
         ImportError: torchao is not installed.
     """
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    from torchao.float8 import convert_to_float8_training
 
-    convert_to_float8_training(
-        model,
-        config=Float8LinearConfig(emulate=emulate),
-        module_filter_fn=lambda _, name: name.endswith("_proj"),
-    )
+    convert_to_float8_training(model, module_filter_fn=lambda _, name: name.endswith("_proj"))
 
 
 def _attention(

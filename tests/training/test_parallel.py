@@ -232,7 +232,7 @@ import sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from toto.training.world import (World, in_turn)
+from toto.training.world import World, in_turn
 
 dist.init_process_group("gloo", timeout=timedelta(seconds=1))
 done = Path(sys.argv[1])
@@ -269,7 +269,7 @@ import torch
 from tests.training.toys import LOOP, Adversaries
 from toto.errors import UserError
 from toto.training.checkpoint import Checkpoints
-from toto.training.world import (join_world)
+from toto.training.world import join_world
 
 with join_world(torch.device("cpu")) as world:
     run = Path(sys.argv[1]) / str(world.rank)

@@ -1,5 +1,6 @@
 """Recognition by frozen probes (Toto, sections 4.1 and 4.2): what all its tasks share."""
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -101,7 +102,7 @@ class _Recognition:
         held_out |= {name: a[chosen[name]] for name, a in probes.accuracy.items()}
         guesses = self._read(probes, labelled[2], "test", knn)
         for features in self.features:
-            features.forget()  # a study asks many questions, and a garbage collection is far
+            features.forget()  # a study asks many questions
         curves = {
             probe: _curve(probe, layers, held_out, guesses, labelled[2], probes, len(self.classes))
             for probe in (*self.config.probes, "knn")
@@ -111,6 +112,7 @@ class _Recognition:
 
     def _labelled(self) -> tuple[list[Labelled], Passing]:
         """What is trained on, chosen by and tested on; and the means of the training items."""
+        gc.collect()  # a question before has left probes and pixels in cycles
         training, held_out, test = self.features
         items, by, tested = self.parts
         if self.trunk is None:

@@ -81,7 +81,7 @@ class TokenDataset:
         if not (folder / "index.parquet").exists():
             raise UserError(f"{folder} is not finished: run `{self.info.command}` again")
         if len(self.info.checksums) < self.info.shards:
-            raise UserError(f"{folder}/dataset.json is damaged: not every shard has a checksum")
+            raise UserError(f"{folder}/dataset.json is damaged: fewer checksums than shards")
         with intact(folder / "index.parquet") as path:
             self._metadata = pq.read_metadata(path)
         if self._metadata.schema.names != ROWS.names:
