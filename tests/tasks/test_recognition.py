@@ -208,6 +208,7 @@ def test_nothing_that_is_kept_outlives_its_question(data, model, tmp_path):
         recognise(Question(model, data, "image", 1, replace(TRAINING, epochs=1)), tmp_path)
         left = [x for x in gc.get_objects() if type(x) is FrozenFeatures]
         assert sum(features.bytes for features in left) == 0
+        assert gc.get_freeze_count() == 0
     finally:
         gc.enable()
 

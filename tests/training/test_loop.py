@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import random
@@ -325,6 +326,19 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     said = "step 1: the gradient of generator is not finite; all before it was finite "
     with pytest.raises(FloatingPointError, match=said):
         train(objective, LOOP, tmp_path, "test")
+
+
+def test_what_has_settled_is_looked_through_no_more_until_the_end(tmp_path):
+    frozen = []
+
+    class Watched(Adversaries):
+        def after_step(self, step):
+            super().after_step(step)
+            frozen.append(gc.get_freeze_count())
+
+    train(Watched(), replace(LOOP, steps=60), tmp_path, "test")
+    assert frozen[0] == 0 < frozen[-1]
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_bad_step_can_be_left_out(tmp_path):
