@@ -173,8 +173,8 @@ def test_ray_changes_no_byte(whole, media, visual, tmp_path, monkeypatch):
         ray.shutdown()
 
 
-def make_on(address: str, *arguments) -> None:
-    os.environ["RAY_ADDRESS"] = address
+def make_on(cluster: dict[str, str], *arguments) -> None:
+    os.environ.update(cluster)
     make(*arguments, engine="ray")
 
 
@@ -196,10 +196,13 @@ def test_a_ray_worker_that_outlives_its_driver_changes_nothing(visual, tmp_path)
     whole = make(media, visual, tmp_path / "whole")
     nodes: list[psutil.Process] = []
     context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # Ray sets how it authenticates; whom a server forks may be without, it is older.
+    cluster = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    cluster["RAY_ADDRESS"] = context.address_info["address"]
     try:
         found: list[psutil.Process] = []
         for _ in range(10):  # a shard may be written before it is seen
-            driver = start(make_on, context.address_info["address"], media, visual, out)
+            driver = start(make_on, cluster, media, visual, out)
             family = psutil.Process().children(recursive=True)
             nodes = [p for p in family if p.name() in ("gcs_server", "raylet")]
             while driver.is_alive() and not found:
