@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tiny import make_dataset, make_videos, save_tokenizer
+from toto.config import read_json, write_json
 from toto.errors import UserError
 from toto.studies.inspect import describe
 from toto.tokens.rows import ROWS, write_rows
@@ -51,6 +52,15 @@ def test_a_flipped_bit_in_a_shard(data):
             verify(TokenDataset(data))
         (data / name).write_bytes(healthy)
     verify(TokenDataset(data))
+
+
+def test_a_checksum_that_is_not_there(data):
+    info = read_json(data / "dataset.json", "")
+    for name in info["checksums"]:
+        others = {key: value for key, value in info["checksums"].items() if key != name}
+        write_json(data / "dataset.json", info | {"checksums": others})
+        with pytest.raises(UserError, match=f"it has no checksum of .*{name}"):
+            verify(TokenDataset(data))
 
 
 def reversed_rows(rows: pa.Table) -> pa.Table:

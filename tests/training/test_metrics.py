@@ -110,7 +110,7 @@ from toto.training.metrics import MetricsLog
 for saved, steps in ((0, (1, 2, 3)), (2, (3, 4))):  # killed, it measures a step again
     with MetricsLog(Path(sys.argv[1]), saved, ("tensorboard", "wandb", "trackio")) as log:
         for step in steps:
-            log.log(step, 0.5, {"loss": 1.0 / step})
+            log.log(step, 0.5, {"loss": 1.0 / step + saved})
 print("made")
 """
     run = tmp_path / "run"
@@ -151,7 +151,7 @@ def from_wandb(run: Path) -> dict[int, float]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = {}
-    for path in (run / "wandb").glob("offline-run-*/*.wandb"):
+    for path in sorted((run / "wandb").glob("offline-run-*/*.wandb")):
         data, at = path.read_bytes(), 7
         while at + 7 <= len(data):
             _, length, _ = struct.unpack_from("<IHB", data, at)

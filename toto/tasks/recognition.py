@@ -24,6 +24,7 @@ from toto.probing.neighbours import Neighbours, Passing
 from toto.probing.pooling import AttentionBank, Bank, LinearBank, build_bank
 from toto.probing.probes import Features, Labelled, Probes
 from toto.probing.trunk import next_token_phase, trainable_copy
+from toto.processes import give_back_memory
 from toto.progress import console, progress
 from toto.tasks.answers import answered
 from toto.tasks.paper import PAPER
@@ -281,6 +282,7 @@ def _room(world: World) -> int:
 
     Together, those of a machine take a quarter of the memory that is free.
     """
+    give_back_memory()
     return min(all_of(world, psutil.virtual_memory().available)) // (4 * world.on_node)
 
 

@@ -1,16 +1,17 @@
 """Whether a token data set is still what was written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from errno import ENOENT
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from toto.errors import UserError
 from toto.tokenizers.base import load_tokenizer
-from toto.tokens.rows import ROW_GROUP, ROWS, checksum, failed, readable, rows_of_shards
+from toto.tokens.rows import ROW_GROUP, ROWS, checksum, failed, readable, rows_of_shards, shard_path
 from toto.tokens.store import TokenDataset
 
 
@@ -22,6 +23,9 @@ def verify(dataset: TokenDataset) -> None:
         UserError: one differs or is missing; the first is named.
     """
     folder, info = dataset.folder, dataset.info
+    for path in _recorded(dataset):
+        if str(path.relative_to(folder)) not in info.checksums:
+            raise UserError(f"{folder}/dataset.json is damaged: it has no checksum of {path}")
     for name, recorded in info.checksums.items():
         path = folder / name
         if not path.exists() or checksum(path) != recorded:
@@ -34,6 +38,14 @@ def verify(dataset: TokenDataset) -> None:
             f"{dataset.tokenizer_folder} is not the tokenizer {info.tokenizer} that "
             f"{folder}/dataset.json recorded"
         )
+
+
+def _recorded(dataset: TokenDataset) -> Iterator[Path]:
+    """The rows of all shards, and the codes of those that have some."""
+    for shard in range(dataset.info.shards):
+        yield shard_path(dataset.folder, shard).with_suffix(".parquet")
+    for shard in np.unique(dataset.column("shard")).tolist():
+        yield shard_path(dataset.folder, shard)
 
 
 def _holds(path: Path, tables: Iterable[pa.Table]) -> bool:
