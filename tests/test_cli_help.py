@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from toto import cli
-from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers, tracking
 from toto.recipes import pretrain as pretrain_recipes
 from toto.recipes import tokenizer as tokenizer_recipes
 from toto.recipes.demo import Demo
@@ -81,8 +81,12 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
         options = options_of(Pretrain, "", flat=True)
         options |= {f"--{field}": documented(runs._Planned)[field] for field in ("gpu", "gpus")}
         return {f"{name} base": options}
-    kinds = {"finetune": finetune._FineTuned, "probe": probes._Probed}
-    if kind := kinds.get(name.split()[0]):
+    kinds = {
+        **{f"finetune {task}": finetune._FineTuned for task in ("actions", "images")},
+        **{f"probe {task}": probes._Probed for task in ("actions", "images")},
+        "probe tracking": tracking._Tracked,
+    }
+    if kind := kinds.get(name):
         options = options_of(kind, "", flat=True)
         positional = {word.upper(): options.pop(f"--{word}") for word in ("model", "data")}
         return {name: options | positional}

@@ -24,6 +24,7 @@ SMALL = {
     }
     | {"--pretrain.model.width": 32},
     "toto world make": {"--count": 24, "--workers": 1},
+    "toto world make davis": {"--count": 2, "--workers": 1},
     "toto tokenizer train": {"--steps": 3, "--pool": 64, "--width": 8, "--workers": 1}
     | {"--validation-frames": 8, "--init-frames": 64, "--codebook-size": 32},
     "toto tokenize": {"--workers": 1},

@@ -39,7 +39,7 @@ class Toto:
         self, folder: Path, model: Saved, tokenizer: Tokenizer, details: dict[str, Any]
     ) -> None:
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
-        self.layout = _layout(tokenizer, details)
+        self.layout = layout_of(tokenizer, details["view"]["size"])
         """how frames become sequences: of tokens, or of patches"""
         self.frames: int = details["frames"]
         """frames of the longest clip that the model reads"""
@@ -181,7 +181,7 @@ def _refuse_misfits(
             "tokenizer": (details["tokenizer"], tokenizer.fingerprint),
             **{
                 key: (said[key], value)
-                for key, value in _layout(tokenizer, details).to_dict().items()
+                for key, value in layout_of(tokenizer, details["view"]["size"]).to_dict().items()
             },
         }
         at_least(1, frames=details["frames"])
@@ -197,9 +197,9 @@ def _refuse_misfits(
         check_table(folder, model.vocabulary, said)
 
 
-def _layout(tokenizer: Tokenizer, details: dict[str, Any]) -> Layout:
-    """How frames of the size that a model reads become sequences."""
-    side = details["view"]["size"] // tokenizer.downsample
+def layout_of(tokenizer: Tokenizer, size: int) -> Layout:
+    """How frames of `size` pixels become sequences."""
+    side = size // tokenizer.downsample
     if isinstance(tokenizer, Patches):
         return PatchGrid(tokenizer.downsample, side, side)
     return Vocabulary(tokenizer.codebook_size, side, side)

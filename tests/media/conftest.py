@@ -1,16 +1,5 @@
-import os
-from pathlib import Path
-
 import fsspec
 import pytest
-
-
-@pytest.fixture(scope="session")
-def real():
-    folder = os.environ.get("TOTO_REAL_DATA")
-    if not folder:
-        pytest.skip("TOTO_REAL_DATA is not set")
-    return Path(folder)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from toto import __version__
-from toto.cli import data, finetune, models, probes, runs, studies, tokenizers
+from toto.cli import data, finetune, models, probes, runs, studies, tokenizers, tracking
 from toto.cli.parse import Command
 from toto.errors import MediaError, UserError, unknown
 
@@ -23,7 +23,7 @@ _PATHS = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 COMMANDS: dict[str, Command] = {
     name: command
-    for module in (studies, data, tokenizers, runs, models, probes, finetune)
+    for module in (studies, data, tokenizers, runs, models, probes, tracking, finetune)
     for name, command in module.COMMANDS.items()
 }
 

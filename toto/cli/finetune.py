@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from toto.cli.parse import Command, parse
+from toto.cli.parse import Command, named_recipe, parse
 from toto.cli.recognition import Recognition
-from toto.errors import UserError, unknown
+from toto.errors import UserError
 from toto.probing.finetune.config import FineTune
 from toto.recipes.finetune import RECIPES
 
@@ -46,18 +46,12 @@ def _command(about: str, kind: "Kind", recipe: str) -> Command:
     """A command whose defaults are those of the recipe that is named, or of `recipe`."""
 
     def command(arguments: list[str], prog: str) -> None:
-        name = recipe
-        for i, word in enumerate(arguments):
-            option, _, value = word.partition("=")
-            if option == "--recipe":
-                name = value or "".join(arguments[i + 1 : i + 2])
-        if name not in RECIPES:
-            raise unknown("recipe", name, RECIPES)
+        name, training = named_recipe(arguments, recipe, RECIPES)
         default = _FineTuned(
             model=tyro.MISSING,
             data=tyro.MISSING,
             out=tyro.MISSING,
-            training=RECIPES[name](),
+            training=training,
             recipe=name,
         )
         parse(_FineTuned, arguments, prog, default, about).start(kind)

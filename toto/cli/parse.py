@@ -74,3 +74,21 @@ def recipe_name(
     if name not in recipes:
         raise unknown("recipe", name, recipes)
     return name
+
+
+def named_recipe(
+    arguments: list[str], usual: str, recipes: Mapping[str, Callable[[], Any]]
+) -> tuple[str, Any]:
+    """The recipe that `--recipe` names among the arguments, or the usual one.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    name = usual
+    for i, word in enumerate(arguments):
+        option, _, value = word.partition("=")
+        if option == "--recipe":
+            name = value or "".join(arguments[i + 1 : i + 2])
+    if name not in recipes:
+        raise unknown("recipe", name, recipes)
+    return name, recipes[name]()

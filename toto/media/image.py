@@ -64,7 +64,7 @@ class ImageDecoder:
         """
         time = 0.0
         for index, page in enumerate(self._pages):
-            with _blaming_the_bytes(index):
+            with blaming_the_bytes(index):
                 duration = self._show(page)
                 rgb = to_rgb(self._image)  # at once: going back would decode from the start
             yield Picture(time, partial(self._squares, rgb))
@@ -79,7 +79,7 @@ class ImageDecoder:
     def _rate(self) -> float | None:
         """Pictures a second on average; only decoding them all tells their times."""
         durations: list[float] = []
-        with suppress(MediaError), _blaming_the_bytes():  # reading will say it, and where
+        with suppress(MediaError), blaming_the_bytes():  # reading will say it, and where
             for page in self._pages:
                 durations.append(self._show(page))  # noqa: PERF401  those before an error count
         return 1000 * len(durations) / sum(durations) if durations else None
@@ -98,7 +98,7 @@ def open_image(file: MediaFile) -> Iterator[ImageDecoder]:
     Raises:
         MediaError: its header makes no sense, or it is too large.
     """
-    with _blaming_the_bytes():
+    with blaming_the_bytes():
         image = Image.open(file, formats=_FORMATS)  # type: ignore[arg-type]
         decoder = ImageDecoder(image)
     with image:
@@ -106,7 +106,7 @@ def open_image(file: MediaFile) -> Iterator[ImageDecoder]:
 
 
 @contextmanager
-def _blaming_the_bytes(frames: int = 0) -> Iterator[None]:
+def blaming_the_bytes(frames: int = 0) -> Iterator[None]:
     """Pillow raises errors of any class on bad bytes: all of them are the file's."""
     try:
         with warnings.catch_warnings():

@@ -34,7 +34,10 @@ class Try(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Which part of its pictures an item keeps: a square of the shorter side, or a random box."""
+    """Which part of its pictures an item keeps: a square of the shorter side, a random box, or all.
+
+    What is no square is squeezed into one.
+    """
 
     along: float = 0.5
     """where along the longer side the square lies, 0 to 1"""
@@ -44,9 +47,13 @@ class Place(NamedTuple):
     """draws of a box; the first that fits counts, else the middle of the picture"""
     ratios: tuple[float, float] = (1.0, 1.0)
     """bounds of a box's ratio"""
+    whole: bool = False
+    """whether nothing is left out"""
 
     def box(self, width: int, height: int) -> Box:
         """The part of an upright picture of width x height."""
+        if self.whole:
+            return Box(0, 0, width, height)
         if not self.tries:
             side = min(width, height)
             return Box((width - side) * self.along, (height - side) * self.along, side, side)
@@ -62,7 +69,7 @@ class Place(NamedTuple):
         return Box((width - wide) // 2, (height - high) // 2, wide, high)
 
 
-CENTRE = Place()
+CENTRE, WHOLE = Place(), Place(whole=True)
 
 
 @dataclass(frozen=True)

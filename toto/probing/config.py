@@ -118,3 +118,55 @@ class ProbeTraining:
             validate_every=steps,
             checkpoint_every=max(steps // 4, 1),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Propagation:
+    """How labels are carried on from frame to frame: as STC does on DAVIS, by default.
+
+    (ajabri/videowalk: README.md, code/test.py)
+    """
+
+    queue: int = 20
+    """last frames that labels are taken over from, beside the first"""
+    top_k: int = 10
+    """places among all these that a place takes labels over from"""
+    radius: float = 12.0
+    """how far away they may be, in places"""
+    neighbourhood: Literal["disc", "square"] = "disc"
+    """what the radius is of"""
+    near_first: bool = False
+    """whether those of the first frame must be near, too"""
+    repeat_first: bool = True
+    """whether the last frames are at first copies of the first one"""
+    temperature: float = 0.05
+    """divides likenesses (cosines) before the softmax over the places"""
+    soft_first: bool = True
+    """whether the places of the first frame have parts of objects, or one each"""
+    stretch: bool = False
+    """whether each object's labels are stretched to 0 to 1 before the likeliest counts"""
+
+    def __post_init__(self) -> None:
+        at_least(1, queue=self.queue, top_k=self.top_k)
+        positive(radius=self.radius, temperature=self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Propagation):
+    """How objects are tracked by the states of an encoder (Toto, Table 10)."""
+
+    split: str = "val"
+    """sequences that are tracked: a list in ImageSets, or all that there are where none is"""
+    layers: str = "all"
+    """all, numbers like 0,4,8, or a depth between 0 and 1 like 0.5"""
+    size: int | None = None
+    """side of the square that frames are squeezed into, by default the model's own; the paper: 256
+    and 512"""
+    context: int = 1
+    """frames that a model of videos reads at once, of which the last one's states count; 1: each
+    frame by itself, as an image if the model knows images"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, context=self.context)
+        positive(size=self.size)

@@ -33,3 +33,8 @@ FINETUNED: dict[Kind, list[str]] = {
         "the same, base (second-hand): full attention 82.6%, causal 82.2%",
     ],
 }
+
+TRACKED = [
+    "J&F at 256 px (Table 10): base 42.0%, large 44.8%, 1b 46.1%; large at 512 px 62.4%",
+    "the same, other encoders, 224 px (Table 10): DINO-b/8 54.3%, DINO-b/16 33.1%, MAE-b/16 31.5%",
+]

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from toto.media.masks import palette
 from toto.world.crossings import sample_crossing
 from toto.world.layouts import LAYOUTS, write_world
-from toto.world.layouts.davis import first_frame_ids, palette
+from toto.world.layouts.davis import first_frame_ids
 from toto.world.render import render_geometry
 
 FRAMES = 8

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toto.config import fingerprint
+from toto.errors import UserError
 from toto.media.view import View
 from toto.weights import weights_fingerprint
 
@@ -101,6 +103,18 @@ class Baseline(nn.Module, ABC):
     def view(self) -> View:
         """Frames as it reads them, which it need not resize."""
         return View(size=self.pixels.size)
+
+    def at(self, size: int) -> "Baseline":
+        """The same encoder, which reads squares of `size` pixels.
+
+        Raises:
+            UserError: it reads no others than its own.
+        """
+        if self.own_size is not None and size != self.pixels.size:
+            raise UserError(f"size {size}: this encoder reads {self.pixels.size} pixels alone")
+        other = copy(self)
+        other.pixels = replace(self.pixels, size=size)
+        return other
 
     @property
     def encoder(self) -> "Baseline":

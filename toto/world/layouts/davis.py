@@ -11,22 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from toto.media.masks import write_mask
 from toto.world.crossings import sample_crossing
 from toto.world.layouts.driver import TRAIN, VAL, Layout, World
 from toto.world.render import render, render_geometry
 
 _SPLITS = (TRAIN, VAL, TRAIN)  # DAVIS has 60 and 30
-
-
-def palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of object numbers in DAVIS: a number's bits, dealt out to red, green and blue."""
-    numbers = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for place in range(8):
-        for channel in range(3):
-            bit = numbers >> (3 * place + channel) & 1
-            colours[:, channel] |= (bit << (7 - place)).astype(np.uint8)
-    return colours
 
 
 def first_frame_ids(
@@ -55,13 +45,10 @@ def _write(world: World, index: int, folder: Path) -> None:
     masks = folder / "Annotations" / "480p" / sequence_name(index)
     images.mkdir(parents=True)
     masks.mkdir(parents=True)
-    colours = palette().tobytes()
     for frame, pixels in enumerate(render(scene, sides)):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(images / f"{frame:05d}.jpg", quality=95)
     for frame, ids in enumerate(first_frame_ids(render_geometry(scene, sides)[1])):
-        mask = Image.fromarray(ids)
-        mask.putpalette(colours)
-        mask.save(masks / f"{frame:05d}.png")
+        write_mask(masks / f"{frame:05d}.png", ids)
 
 
 def _lists(world: World, out: Path) -> Iterator[tuple[str, str]]:
