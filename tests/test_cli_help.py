@@ -84,6 +84,7 @@ def expected_options(name: str) -> dict[str, dict[str, str]]:
     kinds = {
         **{f"finetune {task}": finetune._FineTuned for task in ("actions", "images")},
         **{f"probe {task}": probes._Probed for task in ("actions", "images")},
+        "finetune permanence": finetune._Permanence,
         "probe tracking": tracking._Tracked,
     }
     if kind := kinds.get(name):

@@ -25,6 +25,7 @@ SMALL = {
     | {"--pretrain.model.width": 32},
     "toto world make": {"--count": 24, "--workers": 1},
     "toto world make davis": {"--count": 2, "--workers": 1},
+    "toto world make cater": {"--count": 8, "--workers": 1, "--frames": 31},
     "toto tokenizer train": {"--steps": 3, "--pool": 64, "--width": 8, "--workers": 1}
     | {"--validation-frames": 8, "--init-frames": 64, "--codebook-size": 32},
     "toto tokenize": {"--workers": 1},
@@ -32,7 +33,7 @@ SMALL = {
     "toto generate": {"--frames": 2},
     "toto features": {"--workers": 1},
     "toto probe actions": {"--epochs": 1, "--workers": 1},
-    "toto finetune actions": {"--epochs": 1, "--batch": 2, "--micro-batch": 2},
+    "toto finetune": {"--epochs": 1, "--batch": 2, "--micro-batch": 2, "--workers": 1},
 }
 
 

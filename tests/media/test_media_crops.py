@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from toto.config import from_dict, to_dict
 from toto.errors import UserError
 from toto.media.colour import to_rgb
-from toto.media.video import open_media
+from toto.media.video import open_media, read_clip
 from toto.media.view import Box, Place, View
 
 BOXES = View(1, 24, crops=6, scale=(0.08, 1.0), flip=True, seed=3)
@@ -105,6 +105,37 @@ def test_boxes_of_videos_are_the_same_in_all_frames(tmp_path, rotation):
     for frame, found in zip(frames, squares, strict=True):
         image = Image.fromarray(frame.transpose(1, 2, 0))
         assert abs(found.astype(int) - expected(image, 11)).mean() < 1.5
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(("height", "width"), [(60, 88), (88, 60), (64, 64)])
+def test_whole_images_are_squeezed_as_pillow_does(tmp_path, orientation, height, width):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(moving(1, height, width)[0]).save(tmp_path / "a.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    expected = np.asarray(upright.resize((24, 24), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    found = read_clip(str(tmp_path / "a.png"), 0, 1, View(size=24, whole=True))[0]
+    assert abs(found.astype(int) - expected).mean() < 0.5
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_whole_videos_keep_both_ends(tmp_path, rotation):
+    path = encode(tmp_path / "a.mp4", moving(5, 96, 128), options={"crf": "1"}, rotation=rotation)
+    with open_media(str(path)) as media:
+        ends = np.concatenate(list(media.chunks(View(1, 96), [Place(0.0), Place(1.0)])))
+    axis = 3 if rotation else 4
+    frames = np.concatenate((ends[:, 0], np.take(ends[:, 1], range(64, 96), axis - 1)), axis - 1)
+    squeezed = read_clip(str(path), 0, 9, View(1, 32, whole=True))
+    for frame, found in zip(frames, squeezed, strict=True):
+        image = Image.fromarray(frame.transpose(1, 2, 0)).resize((32, 32), Image.Resampling.BICUBIC)
+        assert abs(found.astype(int) - np.asarray(image).transpose(2, 0, 1)).mean() < 1.5
+
+
+def test_of_a_whole_picture_there_are_no_crops():
+    with pytest.raises(UserError, match="crops 2: none of a picture that is kept whole"):
+        View(crops=2, whole=True)
+    assert View(2, 16, whole=True).without_crops() == View(2, 16, whole=True)
 
 
 def seen(path, key):

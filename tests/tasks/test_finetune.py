@@ -21,7 +21,7 @@ from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
 from toto.probing.finetune.config import FineTune
-from toto.tasks.finetune import finetune
+from toto.tasks.finetune import TASKS, finetune
 from toto.tokens.store import TokenDataset
 from toto.training.adopt import details_of
 from toto.training.metrics import read_metrics
@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
 def test_images_are_recognised_and_the_result_is_there_to_stay(folder, tmp_path):
     loaded, data = Toto.load(folder / "model", "cpu"), TokenDataset(folder / "data")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    asked = loaded, data, "image", tmp_path
+    asked = loaded, data, TASKS["images"], 1, tmp_path
     result = finetune(*asked, CONFIG, ALONE)
     assert result.accuracy > 0.6 > result.chance == pytest.approx(1 / 6)
     assert result.interval[0] <= result.accuracy <= result.interval[1]

@@ -32,9 +32,14 @@ VIEW = View(stride=2, size=16)
 
 
 def make(
-    source: Path, visual: Path, out: Path, online: bool, limits: Limits = LIMITS
+    source: Path,
+    visual: Path,
+    out: Path,
+    online: bool,
+    limits: Limits = LIMITS,
+    view: View = VIEW,
 ) -> TokenDataset:
-    how = Ingest(VIEW, batch=32 if online else 8, shard_items=3, online=online)
+    how = Ingest(view, batch=32 if online else 8, shard_items=3, online=online)
     items = read_sources([str(source)])
     return ingest(items, visual, out, how, "toto tokenize it", workers=0, limits=limits)
 
@@ -79,6 +84,16 @@ def test_validation_is_that_of_the_stored_codes(stored, scanned):
         == [(replace(item, first=0), first) for item, first in expected.describe(1)]
         or found.describe(1)[0][0].key == expected.describe(1)[0][0].key
     )
+
+
+def test_whole_frames_are_those_of_the_stored_codes_in_training_too(media, visual, tmp_path):
+    view = replace(VIEW, whole=True)
+    pair = [
+        make(media, visual, tmp_path / name, online=name == "scan", view=view)
+        for name in ("stored", "scan")
+    ]
+    stored, scanned = map(sequences, pair)
+    assert torch.equal(scanned.batch(0, stored.clips), stored.batch(0, stored.clips))
 
 
 def test_training_takes_fresh_places(scanned, media):

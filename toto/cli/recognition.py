@@ -49,14 +49,14 @@ class Recognition:
 
         def work() -> tuple[Any, "TokenDataset", "TokenDataset | None"]:
             loaded = open_model(self.model, self.device)
-            made = _Made(loaded, self.out, self.workers, world.is_first)
+            made = Made(loaded, self.out, self.workers, world.is_first)
             return loaded, *_data(made, self, held_out)
 
         return in_turn(world, work)
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """Token data sets that are made of media, by the first process, or opened."""
 
     loaded: Any
@@ -82,7 +82,7 @@ class _Made:
 
 
 def _data(
-    made: _Made, asked: Recognition, held_out: float
+    made: Made, asked: Recognition, held_out: float
 ) -> tuple["TokenDataset", "TokenDataset | None"]:
     """What is trained on, and what is tested on where that is another data set.
 

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from toto.errors import MediaError, UserError
 from toto.media.file import MediaInfo, short
 from toto.media.item import Location, is_url
-from toto.media.view import CENTRE, LIMITS, Limits, Place, View
+from toto.media.view import LIMITS, Limits, Place, View
 from toto.processes import end_with_parent, start_shielded
 
 # How far the workers may run ahead of what is taken, per worker: in tasks, and in chunks (of less
@@ -38,10 +38,13 @@ _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, 
 
 @dataclass(frozen=True)
 class Task:
-    """What to read: all kept frames of an item, or `frames` of them from `first` on."""
+    """What to read: all kept frames of an item, or `frames` of them from `first` on.
+
+    Each gives a square at each of `places`, or in the view's own.
+    """
 
     location: Location
-    places: tuple[Place, ...] = (CENTRE,)
+    places: tuple[Place, ...] = ()
     first: int = 0
     frames: int | None = None
     count_only: bool = False

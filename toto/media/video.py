@@ -26,7 +26,7 @@ from toto.media.pyav import (
     seek_pictures,
 )
 from toto.media.sparse import Unsure
-from toto.media.view import CENTRE, Place, View
+from toto.media.view import Place, View
 
 Decoder = ImageDecoder | VideoDecoder | NumberedFrames
 
@@ -46,18 +46,20 @@ class OpenMedia:
     def chunks(
         self,
         view: View,
-        places: Sequence[Place] = (CENTRE,),
+        places: Sequence[Place] = (),
         first: int = 0,
         frames: int | None = None,
     ) -> Iterator[UInt8[np.ndarray, "frames places 3 size size"]]:
         """Yield the kept frames from `first` on, at most `frames` or all, some at a time.
 
         They come from the key frame before the first of them where that is sure to give the same
-        frames, else from the start of the file. Each frame gives a square at each of `places`.
+        frames, else from the start of the file. Each frame gives a square at each of `places`, by
+        default that of the view where nothing is drawn.
 
         Raises:
             MediaError: the file is broken; the frames until then are of no use.
         """
+        places = places or (view.middle,)
         stop = None if frames is None else first + frames
         when = moments(view, self._location, self.fps)
         pictures = self._kept(when, first, stop)
@@ -141,7 +143,7 @@ def probe(where: Location | str) -> MediaInfo:
 def read_frames(
     where: Location | str, view: View
 ) -> Iterator[UInt8[np.ndarray, "frames 3 size size"]]:
-    """Read all kept frames of a file, in order, some at a time; the square in the middle.
+    """Read all kept frames of a file, in order, some at a time, whole or in the middle square.
 
     Raises:
         MediaError: the file's own bytes are at fault, even if frames have come already: then the

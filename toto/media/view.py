@@ -80,7 +80,7 @@ class View:
     it varies) or at `rate`; with `step` "index", every `stride`-th decoded frame whatever its
     time. The first is always kept. Its short side is resized to `size`, and the square in the
     middle is cut out, or `crops` squares; or `crops` boxes of random area and shape become squares
-    (torchvision's RandomResizedCrop).
+    (torchvision's RandomResizedCrop); or all of it does, `whole`.
 
     Raises:
         UserError: a number is out of range.
@@ -106,6 +106,8 @@ class View:
     """each crop of an item is mirrored with probability one half"""
     seed: int = 0
     """of all that is random"""
+    whole: bool = False
+    """nothing is cut off: both sides are resized to size"""
 
     def __post_init__(self) -> None:
         for name, least in (("stride", 1), ("size", 1), ("crops", 0)):
@@ -121,14 +123,21 @@ class View:
             raise UserError("scale, flip and spread are of crops: say how many with crops")
         if self.spread == "even" and self.scale is not None:
             raise UserError("crops that are spread evenly are squares: give no scale")
+        if self.whole and self.crops:
+            raise UserError(f"crops {self.crops}: none of a picture that is kept whole")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"scale {self.scale}: two numbers from 0 to 1, the smaller one first")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"ratio {self.ratio}: two positive numbers, the smaller one first")
 
     def without_crops(self) -> "View":
-        """The same frames at the same size, of the square in the middle."""
-        return View(self.stride, self.size, self.step, self.rate)
+        """The same frames at the same size, of the square in the middle or whole."""
+        return View(self.stride, self.size, self.step, self.rate, whole=self.whole)
+
+    @property
+    def middle(self) -> Place:
+        """What is kept where nothing is drawn."""
+        return WHOLE if self.whole else CENTRE
 
     def kept_rate(self, fps: float | None) -> float | None:
         """Kept frames a second of a file with `fps` of its own; None where they are unknown."""
@@ -138,7 +147,7 @@ class View:
     def places(self, key: int) -> tuple[Place, ...]:
         """Which parts of an item are kept; `key` is its hash."""
         if not self.crops:
-            return (CENTRE,)
+            return (self.middle,)
         # uint32 seeds and uniform doubles of PCG64 are the same on every machine.
         words = np.random.SeedSequence([self.seed, key])
         random = np.random.Generator(np.random.PCG64(words))

@@ -12,11 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from toto.errors import MediaError, UserError
-from toto.media.file import kind_of, open_file
-from toto.media.image import open_image
-from toto.media.item import Location
 from toto.media.masks import read_mask
-from toto.media.view import WHOLE
+from toto.media.video import read_clip
+from toto.media.view import View
 
 _IMAGES, _MASKS, _LISTS = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017"
 
@@ -113,11 +111,7 @@ def _frames(folder: Path) -> list[Path]:
 
 def _squeezed(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
     try:
-        with open_file(Location(str(path))) as file:
-            if kind_of(file) != "image":
-                raise MediaError("not an image")
-            with open_image(file) as image:
-                return next(image.pictures()).squares(size, (WHOLE,))[0]
+        return read_clip(str(path), 0, 1, View(size=size, whole=True))[0]
     except MediaError as error:
         raise UserError(f"{path}: {error}") from error
 

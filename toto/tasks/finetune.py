@@ -1,6 +1,7 @@
-"""Recognition by full fine-tuning (Toto, Table 13): images, and actions of videos."""
+"""Full fine-tuning: classes of images and videos, the snitch's cell (Toto, Tables 12 and 13)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from toto.probing.finetune.objective import Examples, FineTuning
 from toto.probing.trunk import trainable_copy
 from toto.progress import console
 from toto.tasks.answers import answered
-from toto.tasks.paper import FINETUNED
+from toto.tasks.cater import CELLS, PermanenceResult
+from toto.tasks.paper import FINETUNED, PERMANENCE
 from toto.tasks.question import check_same_reading, unread_items
 from toto.tasks.results import FineTuneResult
 from toto.tokens.store import TokenDataset
@@ -30,16 +32,37 @@ from toto.training.runs import shares_of
 from toto.training.world import World
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a model is fine-tuned to tell."""
+
+    kind: Kind
+    paper: list[str]
+    """what the paper reports of it"""
+    result: type[FineTuneResult] = FineTuneResult
+    classes: list[str] | None = None
+    """by default those of the training items"""
+
+
+TASKS = {
+    "images": Task("image", FINETUNED["image"]),
+    "actions": Task("video", FINETUNED["video"]),
+    "permanence": Task("video", PERMANENCE, PermanenceResult, CELLS),
+}
+
+
 def finetune(
     loaded: Toto,
     dataset: TokenDataset,
-    kind: Kind,
+    task: Task,
+    frames: int,
     out: Path,
     config: FineTune,
     world: World,
     test: TokenDataset | None = None,
 ) -> FineTuneResult:
-    """Fine-tune a copy of a model on the training clips and read the test clips once.
+    """Fine-tune a copy of a model on the training clips of `frames` frames and read the test clips
+    once.
 
     `out` is a run folder; the fine-tuned model lies in it as `saved.py` says. All processes of the
     world call this.
@@ -52,37 +75,39 @@ def finetune(
     if not isinstance(model, Llama):
         raise UserError(f"{loaded.folder} reads patches: models that read tokens are fine-tuned")
     check_same_reading(dataset, test or dataset)
-    frames = 1 if kind == "image" else loaded.frames
     shares = shares_of(config.batch, config.micro_batch, "clips", world)
     question = {
         "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
         "test": test and test.fingerprint,
-        "kind": kind,
+        "kind": task.kind,
         "frames": frames,
         "finetuning": to_dict(config),
     }
 
     def answer() -> FineTuneResult:
-        *items, classes = probe_splits(dataset, config.held_out, frames, kind, test)
+        *items, found = probe_splits(dataset, config.held_out, frames, task.kind, test)
+        classes = task.classes or found
         parts = training, watched, tested = _examples(items, classes, config)
         trunk = trainable_copy(model, config.rope_base)
-        objective = FineTuning(config, trunk, classes, training, watched, dataset, frames, kind)
+        objective = FineTuning(
+            config, trunk, classes, training, watched, dataset, frames, task.kind
+        )
         if world.is_first:
             console.print(shares)
         loop = config.loop(len(training.labels), str(loaded.device))
         train(objective, loop, out, "fine-tune", world)
-        return FineTuneResult.of(
+        return task.result.of(
             _read(objective, tested, loaded.device, world).numpy(),
             [part.labels.numpy() for part in parts],
             classes,
             views=tested.views,
             unread=unread_items(dataset, test),
             attention=config.attention,
-            paper=FINETUNED[kind],
+            paper=task.paper,
         )
 
-    return answered(FineTuneResult, out, question, answer, world)
+    return answered(task.result, out, question, answer, world)
 
 
 def _examples(items: list[Items], classes: list[str], config: FineTune) -> list[Examples]:

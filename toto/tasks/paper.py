@@ -34,6 +34,11 @@ FINETUNED: dict[Kind, list[str]] = {
     ],
 }
 
+PERMANENCE = [
+    "CATER, top-1 with 16 / 32 frames (Table 12): large 62.8% / 72.9%",
+    "the same, others (Table 12): V3D 55.2% / 69.7%, TFC V3D 54.6% / 70.2%",
+]
+
 TRACKED = [
     "J&F at 256 px (Table 10): base 42.0%, large 44.8%, 1b 46.1%; large at 512 px 62.4%",
     "the same, other encoders, 224 px (Table 10): DINO-b/8 54.3%, DINO-b/16 33.1%, MAE-b/16 31.5%",

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 
 from toto.errors import UserError
 from toto.media.pool import Chunk, DecodePool, Failure, Task
-from toto.media.view import CENTRE, Limits, Place, View
+from toto.media.view import Limits, Place, View
 from toto.progress import console
 from toto.tokenizers.base import Tokenizer, codes_of, load_tokenizer
 from toto.tokens.mixture import Located, Manifest, Source, key_of, places_of
@@ -137,7 +137,7 @@ class OnlineReader:
             for (i, want), row, first in zip(
                 mine.items(), rows, where.firsts.tolist(), strict=True
             ):
-                place = self._middle(want.epoch, row.key)
+                place = self._place(dataset.view, want.epoch, row.key)
                 task = Task(row.location, (place,), first, want.frames)
                 clips[i] = _Clip(row.key, (dataset.view, dataset.info.limits), task, want.at)
         return {i: clips[i] for i in wanted}
@@ -148,9 +148,9 @@ class OnlineReader:
         places = places_of(self._manifest, source, epochs, ranks)
         return self._sources[source].locate(epochs, places, self._manifest.seed)
 
-    def _middle(self, epoch: int, key: str) -> Place:
-        if self._manifest.split != "train":
-            return CENTRE
+    def _place(self, view: View, epoch: int, key: str) -> Place:
+        if view.whole or self._manifest.split != "train":
+            return view.middle
         return Place(key_of(self._manifest.seed, "place", epoch, key) / 2**64)
 
     def _next(self, want: Wanted, lost: "_Clip") -> Wanted:

@@ -22,7 +22,7 @@ from toto.media.file import FORBIDDEN
 from toto.media.item import Item, is_url
 from toto.media.pool import Chunk, DecodePool, End, Failure, Result, Task
 from toto.media.sources.roots import Roots
-from toto.media.view import CENTRE, LIMITS, Limits, Place, View
+from toto.media.view import LIMITS, Limits, Place, View
 from toto.processes import keep_freed_memory
 from toto.tokenizers.base import StoredCodes, codes_of, load_tokenizer
 from toto.tokens.config import Ingest
@@ -132,7 +132,7 @@ def _read_item(
             assert codes is not None
             codes.add(part.frames)
         elif isinstance(part, End):
-            places = _places(job, item) if codes else (CENTRE,)
+            places = _places(job, item) if codes else (job.settings.view.middle,)
             if codes and len(places) > 1:
                 codes.regroup.append((first, part.frames, len(places)))
             return [
