@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from toto.cli.parse import Command, command
 from toto.recipes import demo as demo_recipes
 from toto.recipes.demo import Demo
-from toto.studies.config import MupStudy, RepresentationStudy
+from toto.studies.config import MupStudy, RepresentationStudy, ScalingStudy
 from toto.tokens.config import Ingest
 
 
@@ -58,6 +58,24 @@ def study_curves(
     from toto.studies.curves import draw_curves
 
     draw_curves(run, out)
+    print(out)
+
+
+def study_scaling(
+    run: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")],
+    out: Path,
+    settings: OmitArgPrefixes[ScalingStudy] = ScalingStudy(),  # noqa: B008
+) -> None:
+    """Fit how the loss falls with compute over runs of several sizes; see docs/training.md.
+
+    Args:
+        run: folders of finished runs, on the same data
+        out: folder to write to
+        settings: how their curves become a law
+    """
+    from toto.studies.scaling import study_scaling as fit
+
+    print(fit(run, out, settings).text())
     print(out)
 
 
@@ -147,6 +165,7 @@ COMMANDS: dict[str, Command] = {
     "study mup": command(study_mup),
     "study tokens": command(study_tokens),
     "study curves": command(study_curves),
+    "study scaling": command(study_scaling),
     "study representations": command(study_representations),
     "study layers": command(study_layers),
 }

@@ -1,9 +1,9 @@
 """What the studies are told, and nothing of how they are carried out."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from toto.errors import UserError, at_least
+from toto.errors import UserError, at_least, positive
 from toto.models.sizes import LlamaSize
 from toto.probing.config import ProbeTraining
 
@@ -21,6 +21,26 @@ class RepresentationStudy:
 
     def __post_init__(self) -> None:
         at_least(1, seeds=self.seeds)
+
+
+Compute = Literal["forward_macs", "training_flops"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingStudy:
+    """How the curves of runs become a law."""
+
+    compute: Compute = "forward_macs"
+    """forward_macs: multiplications of the forward pass, attention causal, which the paper's axis
+    seems to be; training_flops: 6 N + 12 L d T for each token"""
+    per_decade: int = 25
+    """bins of a decade of compute, over which losses are averaged"""
+    least: float = 1.0
+    """points of less compute are left out: where the loss has hardly begun to fall, no law holds"""
+
+    def __post_init__(self) -> None:
+        at_least(1, per_decade=self.per_decade)
+        positive(least=self.least)
 
 
 Row = dict[str, Any]
