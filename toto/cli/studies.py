@@ -160,12 +160,40 @@ def study_layers(
     print(out)
 
 
+def study_redundancy(
+    model: Annotated[Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[Positional[Path], tyro.conf.arg(metavar="DATA")],
+    out: Path,
+    clips: int = 500,
+    fraction: float = 0.1,
+    device: str = "auto",
+) -> None:
+    """Measure what the past says of a video's codes, place by place; see docs/training.md.
+
+    Args:
+        model: folder of a run or of a saved model
+        data: videos as a token data set of its tokenizer
+        out: folder to write to
+        clips: the most held-out clips that are measured
+        fraction: part of the videos that is held out where the data set names no split: that of the
+            model's training, or it has seen them
+        device: auto (cuda, mps, cpu in that order) or a device's name
+    """
+    import toto
+    from toto.studies.redundancy import study_redundancy as run
+    from toto.tokens.store import TokenDataset
+
+    print(run(toto.load(model, device), TokenDataset(data), out, clips, fraction).text())
+    print(out)
+
+
 COMMANDS: dict[str, Command] = {
     "demo": command(demo),
     "study mup": command(study_mup),
     "study tokens": command(study_tokens),
     "study curves": command(study_curves),
     "study scaling": command(study_scaling),
+    "study redundancy": command(study_redundancy),
     "study representations": command(study_representations),
     "study layers": command(study_layers),
 }

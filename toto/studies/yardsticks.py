@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer
 _WEIGHTS = np.linspace(0, 0.99, 100)
 
 Clip = Integer[np.ndarray, "_ rows cols"]
+Nats = Float[np.ndarray, "_ rows cols"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,21 @@ class Yardsticks:
 def measure(
     train: list[Clip], test: list[Clip], codebook_size: int, first_frame: int = 0
 ) -> Yardsticks:
-    """Count codes in `train` and predict those of `test`, from `first_frame` of each clip on.
+    """Mean losses of what `predict` predicts, from `first_frame` of each clip on."""
+    unigram, previous = (
+        float(np.concatenate([nats[first_frame:].ravel() for nats in every]).mean())
+        for every in predict(train, test, codebook_size)
+    )
+    return Yardsticks(float(np.log(codebook_size)), unigram, previous)
+
+
+def predict(
+    train: list[Clip], test: list[Clip], codebook_size: int
+) -> tuple[list[Nats], list[Nats]]:
+    """Count codes in `train` and predict those of `test`: by the unigram, and by the frame before.
 
     Counts have one added to each code. The mixing weight is chosen on clips of `train` that are
-    left out of its counts.
+    left out of its counts. What is returned are negative log probabilities.
     """
     held_out, counted = train[::5], [clip for i, clip in enumerate(train) if i % 5]
     weight = 0.0
@@ -37,9 +49,8 @@ def measure(
         totals = [sum(model.nats(clip, w)[1:].sum() for clip in held_out) for w in _WEIGHTS]
         weight = float(_WEIGHTS[int(np.argmin(totals))])
     model = _Counts(train, codebook_size)
-    unigram = np.concatenate([model.nats(clip, 0.0)[first_frame:].ravel() for clip in test])
-    previous = np.concatenate([model.nats(clip, weight)[first_frame:].ravel() for clip in test])
-    return Yardsticks(float(np.log(codebook_size)), float(unigram.mean()), float(previous.mean()))
+    unigram, previous = ([model.nats(clip, w) for clip in test] for w in (0.0, weight))
+    return unigram, previous
 
 
 class _Counts:
