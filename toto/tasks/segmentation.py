@@ -77,7 +77,7 @@ class Truth:
         edges = boundary(masks)
         near = dilated(edges)
         counts = (edges, self._edges, edges & self._near, self._edges & near)
-        own, true, hits, found = (x.flatten(1).sum(1).double() for x in counts)
+        own, true, hits, found = map(_counted, counts)
         # Where one has no boundary and the other has, there is no agreement; where neither, full.
         either = (own > 0) | (true > 0)
         precision, recall = hits / own.clamp(min=1), found / true.clamp(min=1)
@@ -96,8 +96,13 @@ def overlap(
     masks: Bool[Tensor, "n height width"], truth: Bool[Tensor, "n height width"]
 ) -> Float[Tensor, " n"]:
     """J: pixels in both over pixels in either; 1 where there are none."""
-    both, either = (x.flatten(1).sum(1).double() for x in (masks & truth, masks | truth))
+    both, either = map(_counted, (masks & truth, masks | truth))
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+
+
+def _counted(masks: Bool[Tensor, "n height width"]) -> Float[Tensor, " n"]:
+    """How many pixels each mask has; on the CPU, for not every device has fp64."""
+    return masks.flatten(1).sum(1).cpu().double()
 
 
 def boundary(masks: Bool[Tensor, "n height width"]) -> Bool[Tensor, "n height width"]:
