@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from toto.errors import MediaError
-from toto.media.masks import read_mask, write_mask
+from toto.media.masks import read_mask, shows_white, write_mask
 
 NUMBERS = np.array([[0, 1, 2], [3, 255, 0]], np.uint8)
 
@@ -16,10 +16,15 @@ def test_numbers_come_back_and_void_is_background(tmp_path):
 
 
 def test_grey_masks_of_one_object_are_white(tmp_path):
-    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "white.png")
-    Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(tmp_path / "numbers.png")
-    assert read_mask(tmp_path / "white.png").tolist() == [[0, 1]]
-    assert read_mask(tmp_path / "numbers.png").tolist() == [[0, 7, 0]]
+    white, numbers, coloured = (tmp_path / f"{name}.png" for name in ("white", "numbers", "p"))
+    Image.fromarray(np.array([[0, 255, 254, 3]], np.uint8)).save(white)
+    Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(numbers)
+    write_mask(coloured, np.array([[0, 255]], np.uint8))
+    assert read_mask(white, is_white=True).tolist() == [[0, 1, 1, 0]]
+    assert read_mask(numbers).tolist() == [[0, 7, 0]]
+    assert not any(map(shows_white, (white, numbers, coloured)))
+    Image.fromarray(np.array([[0, 255, 255]], np.uint8)).save(white)
+    assert shows_white(white)
 
 
 def test_what_is_no_mask(tmp_path):

@@ -10,17 +10,19 @@ from PIL import Image
 from toto.errors import UserError
 from toto.probing import propagation
 from toto.probing.config import Propagation
-from toto.probing.propagation import Propagator, grow_labels, shrink_labels
+from toto.probing.propagation import Propagator, coarsened, grow_labels, shrink_labels
 from toto.recipes.tracking import dino, stc
 
 GRID, CHANNELS, OBJECTS, FRAMES = (3, 4), 5, 3, 7
 PLACES = [(row, col) for row in range(GRID[0]) for col in range(GRID[1])]
 
 
-def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of all frames, and labels of the first."""
-    torch.manual_seed(seed)
+def drawn(kinds: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of all frames, perhaps of few kinds as codes have, and labels of the first."""
+    torch.manual_seed(0)
     features = torch.randn(FRAMES, len(PLACES), CHANNELS)
+    if kinds:
+        features = torch.eye(CHANNELS)[torch.randint(kinds, (FRAMES, len(PLACES)))]
     return features, torch.rand(len(PLACES), OBJECTS).softmax(1)
 
 
@@ -77,16 +79,17 @@ def dino_by_hand(how: Propagation, features: torch.Tensor, first: torch.Tensor) 
 
 
 @pytest.mark.parametrize(
-    ("how", "by_hand"),
+    ("how", "by_hand", "kinds"),
     [
-        (Propagation(queue=3, top_k=4, radius=1.5), stc_by_hand),
-        (Propagation(queue=1, top_k=1, radius=0.5), stc_by_hand),
-        (replace(dino(), queue=2, top_k=5, radius=1.0), dino_by_hand),
-        (replace(dino(), queue=4, top_k=60, radius=2.0), dino_by_hand),
+        (Propagation(queue=3, top_k=4, radius=1.5), stc_by_hand, None),
+        (Propagation(queue=1, top_k=1, radius=0.5), stc_by_hand, None),
+        (replace(dino(), queue=2, top_k=5, radius=1.0), dino_by_hand, None),
+        (replace(dino(), queue=4, top_k=60, radius=2.0), dino_by_hand, None),
+        (replace(dino(), queue=3, top_k=5, radius=2.0), dino_by_hand, 3),
     ],
 )
-def test_labels_are_carried_as_the_protocol_says(how, by_hand, monkeypatch):
-    features, labels = drawn()
+def test_labels_are_carried_as_the_protocol_says(how, by_hand, kinds, monkeypatch):
+    features, labels = drawn(kinds)
     expected = by_hand(how, features, labels)
     for at_once in (2**26, 100):  # the places of a frame together, or a few at a time
         monkeypatch.setattr(propagation, "_AT_ONCE", at_once)
@@ -134,6 +137,17 @@ def test_masks_are_the_likeliest_and_stretching_lifts_the_faint():
     assert plain.shape == (4, 8) and plain.dtype == torch.uint8 and not plain.any()
     stretched = grow_labels(dino(), labels, (1, 2), (4, 8))
     assert stretched[:, 0].tolist() == [0] * 4 and stretched[:, -1].tolist() == [1] * 4
+
+
+def test_a_coarse_mask_has_what_most_of_each_place_is():
+    numbers = torch.zeros(8, 8, dtype=torch.uint8)
+    numbers[:4, :4] = 1
+    numbers[4:, :3] = 2
+    # As fine as its pixels it is itself; on a grid of 2 x 2 two pixels short of a place count.
+    assert torch.equal(coarsened(numbers, (8, 8), 2), numbers)
+    assert coarsened(numbers, (2, 2), 2)[[0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [1, 0, 2, 0]
+    numbers[4:, 1:] = 0
+    assert coarsened(numbers, (2, 2), 2)[-1, 0] == 0
 
 
 @pytest.mark.parametrize(

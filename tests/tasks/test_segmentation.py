@@ -87,7 +87,7 @@ def test_values_of_the_official_evaluation(real):
     expected = reference(davis / "reference_metrics/osvos_vs_davis2016_binary.json")
     for name in ("bmx-trees", "dog", "libby"):
         for i, path in enumerate(sorted((official / name).glob("*.png"))):
-            mask, truth = read_mask(published / name / path.name), read_mask(path)
+            mask, truth = read_mask(published / name / path.name), read_mask(path, is_white=True)
             ((j, f),) = measure((mask > 0).astype(np.uint8), (truth > 0).astype(np.uint8), 1)
             assert j == pytest.approx(expected[name]["J_per_frame"][i], abs=1e-6)
             assert f == pytest.approx(expected[name]["F_per_frame"][i], abs=1e-6)

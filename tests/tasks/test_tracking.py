@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_j_is_that_of_the_masks_that_lie_there(folder, alone):
     """By its definition, over objects: the first and the last frame do not count."""
     means = []
     for video in read_davis(folder / "davis", "val"):
-        for number in range(1, int(video.first_mask().max()) + 1):
+        for number in video.numbers:
             values = []
             for path in video.masks[1:-1]:
                 true = read_mask(path) == number
@@ -200,13 +201,15 @@ def test_encoders_of_images_track_too(folder, tmp_path):
     found = [x[3] for x in reader.states(frames, [3])]
     assert reader.grid == (8, 8) and [x.shape for x in found] == [(64, 24)] * 3
     assert encoder.pixels.size != 32  # the one that was given is as it was
-    result = track(encoder, folder / "davis", tmp_path / "out", dino())
+    result = track(encoder, folder / "davis", tmp_path / "out", replace(dino(), size=32))
     assert len(result.scores) == 4
     fixed, videos = (load_baseline(encoders.save(k, tmp_path)) for k in ("mae", "videomae"))
     with pytest.raises(UserError, match="size 32: this encoder reads 16 pixels alone"):
         frame_reader(fixed, 32)
-    with pytest.raises(UserError, match="frame by frame"):
+    with pytest.raises(UserError, match="this encoder reads videos"):
         frame_reader(videos, None)
+    with pytest.raises(UserError, match="context 2: of others than trained models 1"):
+        frame_reader(fixed, None, 2)
 
 
 def test_mistakes_are_one_line(folder, tmp_path, warm):
@@ -228,6 +231,7 @@ def test_mistakes_are_one_line(folder, tmp_path, warm):
         return done.stderr.strip().splitlines()[-1]
 
     assert "split 'vall'" in said("--split", "vall") and "train, val" in said("--split", "vall")
+    assert "split '../2017/val': the name of a list" in said("--split", "../2017/val")
     assert "holds no JPEGImages" in said(root=tmp_path)
     assert "did you mean 'dino'" in said("--recipe", "dina")
     assert "size 30: this encoder needs a multiple of 4" in said("--size", "30")
@@ -239,12 +243,68 @@ def test_mistakes_are_one_line(folder, tmp_path, warm):
     frame.write_bytes(whole)
     small = read_mask(mask)[:-2]
     write_mask(mask, small)
+    assert f"videos.{name} " in said()  # `out` has been begun with other masks
+    shutil.rmtree(tmp_path / "out")
     assert f"{mask} is of" in said()
+    listed = broken / "ImageSets/2017/val.txt"
+    for line in (f"480p/{name}", "..", "x" * 300):
+        listed.write_text(f"{line}\n")
+        assert "is no name of a video" in said()
+    listed.write_bytes(b"\xff\xfe")
+    assert f"{listed} is no text" in said()
+    listed.write_text(f"{name}\n")
+    shutil.copy(frame, frame.with_suffix(".png"))
+    assert "holds two frames of one number" in said()
+    frame.with_suffix(".png").unlink()
     mask.unlink()
     assert f"{mask} is missing" in said()
     write_mask(broken / f"Annotations/480p/{name}/00000.png", np.zeros((48, 86), np.uint8))
     write_mask(mask, np.zeros((48, 86), np.uint8))
     assert "shows no object" in said()
+    assert "trained on images alone" in images_alone(folder, tmp_path)
+
+
+def images_alone(folder: Path, tmp_path: Path) -> str:
+    """What a model of images says of a context."""
+    shutil.copytree(folder / "model", tmp_path / "images")
+    path = tmp_path / "images/config.json"
+    config = json.loads(path.read_text())
+    config["toto"]["kinds"] = ["image"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        frame_reader(toto.load(tmp_path / "images", "cpu"), None, 2)
+    return str(error.value)
+
+
+def test_objects_are_what_the_first_mask_shows_whatever_their_numbers(folder, tmp_path):
+    """With gaps, in white, and in frames whose names are plain numbers; as they were by 1 and 2."""
+    name = (folder / "davis/ImageSets/2017/val.txt").read_text().split()[0]
+    source = folder / "davis/Annotations/480p" / name
+    numbered = {"plain": [0, 1, 2, 3, 4], "gaps": [0, 7, 200, 9, 4], "grey": [0, 7, 200, 9, 4]}
+    results = {}
+    for kind, numbers in numbered.items():
+        own = tmp_path / kind
+        masks = own / "Annotations/480p/video"
+        shutil.copytree(folder / f"davis/JPEGImages/480p/{name}", own / "JPEGImages/480p/video")
+        masks.mkdir(parents=True)
+        for frame in (own / "JPEGImages/480p/video").iterdir():
+            mask = np.array(numbers, np.uint8)[read_mask(source / f"{frame.stem}.png")]
+            path = masks / f"{int(frame.stem)}.png"
+            Image.fromarray(mask).save(path) if kind == "grey" else write_mask(path, mask)
+            frame.rename(frame.with_stem(str(int(frame.stem))))
+        results[kind] = track(
+            toto.load(folder / "model", "cpu"), own, tmp_path / f"{kind}-out", HOW
+        )
+    assert results["plain"] == results["gaps"] == results["grey"]
+    (video,) = read_davis(tmp_path / "gaps", "val")
+    assert set(video.numbers) <= {7, 200, 9, 4}
+    last = read_mask(tmp_path / "gaps-out/masks/still/video/5.png")
+    assert set(np.unique(last).tolist()) == {0, *video.numbers}
+    rows = (tmp_path / "gaps-out/per-sequence_results-val.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [f"video_{i}" for i in video.numbers]
+
+
+HOW = Tracking(size=SIZE, layers="0")
 
 
 @pytest.mark.real

@@ -33,20 +33,36 @@ def write_mask(path: Path, numbers: UInt8[np.ndarray, "height width"]) -> None:
     mask.save(path)
 
 
-def read_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
-    """The numbers of an image with a palette, or of a grey one.
+def read_mask(path: Path, is_white: bool = False) -> UInt8[np.ndarray, "height width"]:
+    """The numbers of an image with a palette, or of a grey one. Void pixels are background.
 
-    Void pixels are background. Where a grey mask knows 0 and 255 alone, as those of DAVIS-2016 do,
-    255 is object 1.
+    Args:
+        path: of the image.
+        is_white: whether it shows one object in white, as the masks of DAVIS-2016 do: object 1.
 
     Raises:
         MediaError: the file is missing, broken, or has colours for numbers.
     """
+    numbers, _ = _numbers(path)
+    if is_white:
+        return (numbers > _VOID // 2).astype(np.uint8)
+    numbers[numbers == _VOID] = 0
+    return numbers
+
+
+def shows_white(path: Path) -> bool:
+    """Whether a mask is grey and knows black and white alone.
+
+    Raises:
+        MediaError: as `read_mask`.
+    """
+    numbers, is_grey = _numbers(path)
+    return is_grey and bool(np.isin(numbers, (0, _VOID)).all())
+
+
+def _numbers(path: Path) -> tuple[UInt8[np.ndarray, "height width"], bool]:
+    """The pixels as they are, and whether they have no palette."""
     with open_file(Location(str(path))) as file, blaming_the_bytes(), Image.open(file) as image:  # type: ignore[arg-type]
         if image.mode not in ("P", "L"):
             raise MediaError(f"pixels of mode {image.mode}, not numbers of objects")
-        is_grey, numbers = image.mode == "L", np.array(image)
-    if is_grey and not (numbers % _VOID).any():
-        return numbers // _VOID
-    numbers[numbers == _VOID] = 0
-    return numbers
+        return np.array(image), image.mode == "L"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from toto.errors import at_least, fraction, positive
+from toto.errors import UserError, at_least, fraction, positive
 from toto.media.view import View
 from toto.training.config import Loop
 
@@ -131,6 +131,8 @@ class Propagation:
     """last frames that labels are taken over from, beside the first"""
     top_k: int = 10
     """places among all these that a place takes labels over from"""
+    keep_ties: bool = False
+    """whether places that are as like as the last of these count, too, as equal codes are"""
     radius: float = 12.0
     """how far away they may be, in places"""
     neighbourhood: Literal["disc", "square"] = "disc"
@@ -170,3 +172,5 @@ class Tracking(Propagation):
         super().__post_init__()
         at_least(1, context=self.context)
         positive(size=self.size)
+        if "/" in self.split:
+            raise UserError(f"split {self.split!r}: the name of a list")

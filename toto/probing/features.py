@@ -35,6 +35,7 @@ def pick_layers(layers: str, count: int) -> list[int]:
         raise UserError(
             f"layers {layers!r}: all, numbers like 0,4,8, or a depth like 0.5"
         ) from error
+    chosen = [*dict.fromkeys(chosen)]
     return chosen if all(0 <= i <= count for i in chosen) else _none(layers, count)
 
 

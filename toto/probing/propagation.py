@@ -6,6 +6,8 @@ eval_video_segmentation.py). Each place of a frame takes over the labels of thos
 frames that are most like it.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -35,7 +37,7 @@ class Propagator:
         labels: Float[Tensor, "places objects"],
     ) -> None:
         self.how, self._steps = how, 0
-        self._near = neighbours(how, grid).to(features.device)
+        self._near = neighbours(how, grid, features.device)
         # The first frame, and a ring of the last ones.
         self._keys = F.normalize(features, dim=-1).repeat(1 + how.queue, 1, 1)
         self._labels = labels.repeat(1 + how.queue, 1, 1)
@@ -61,19 +63,25 @@ class Propagator:
         far = far[:, None].repeat(1, frames, 1)
         far[:, 0] &= how.near_first
         likeness = likeness.masked_fill_(far, -torch.inf).flatten(1)
+        labels = self._labels[:frames].flatten(0, 1)
         best, which = likeness.topk(min(how.top_k, likeness.shape[1]), dim=1)
+        if how.keep_ties:
+            likeness.masked_fill_(likeness < best[:, -1:], -torch.inf)
+            return (likeness / how.temperature).softmax(1) @ labels
         weights = (best / how.temperature).softmax(1)
-        labels = self._labels[:frames].flatten(0, 1)[which]
-        return torch.einsum("nk,nko->no", weights, labels)
+        return torch.einsum("nk,nko->no", weights, labels[which])
 
 
-def neighbours(how: Propagation, grid: tuple[int, int]) -> Bool[Tensor, "places places"]:
+@lru_cache(maxsize=1)  # that of all layers is the same
+def neighbours(
+    how: Propagation, grid: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "places places"]:
     """Which places may take labels over from which: those nearer than the radius.
 
     In STC's disc the distance is less than the radius, in DINO's square at most the radius in both
     directions.
     """
-    rows, cols = (torch.arange(side) for side in grid)
+    rows, cols = (torch.arange(side, device=device) for side in grid)
     places = torch.cartesian_prod(rows, cols).float()
     apart = (places[:, None] - places).abs()
     if how.neighbourhood == "disc":
@@ -89,9 +97,23 @@ def shrink_labels(
     STC's are soft (OpenCV's bilinear: of the four pixels around a place's middle), DINO's those of
     the nearest pixel.
     """
-    whole = F.one_hot(numbers.long(), objects + 1).movedim(-1, 0)[None].float()
     mode = "bilinear" if how.soft_first else "nearest-exact"
-    return F.interpolate(whole, grid, mode=mode)[0].flatten(1).T.contiguous()
+    return F.interpolate(_layers(numbers, objects), grid, mode=mode)[0].flatten(1).T.contiguous()
+
+
+def coarsened(
+    numbers: UInt8[Tensor, "height width"], grid: tuple[int, int], objects: int
+) -> UInt8[Tensor, "height width"]:
+    """The mask that comes back of what each place of the grid has of it: parts of its area."""
+    parts = F.interpolate(_layers(numbers, objects), grid, mode="area")
+    size = numbers.shape[0], numbers.shape[1]
+    return F.interpolate(parts, size, mode="bilinear")[0].argmax(0).to(torch.uint8)
+
+
+def _layers(
+    numbers: UInt8[Tensor, "height width"], objects: int
+) -> Float[Tensor, "1 {objects}+1 height width"]:
+    return F.one_hot(numbers.long(), objects + 1).movedim(-1, 0)[None].float()
 
 
 def grow_labels(

@@ -22,6 +22,7 @@ def dino() -> Tracking:
     return Tracking(
         queue=7,
         top_k=5,
+        keep_ties=True,
         neighbourhood="square",
         near_first=True,
         repeat_first=False,

@@ -5,14 +5,14 @@ layers. Beside them stand three yardsticks: the same by the pixels of each place
 it is, and the true masks as coarse as the grid, which no layer can surpass by much.
 
 result.json               J and F of every layer
-masks/READING/VIDEO/      masks of each layer and yardstick, as DAVIS's own evaluation reads them
+masks/READING/VIDEO/      masks of each layer, of pixels and still, as DAVIS's evaluation reads them
 videos/VIDEO.json         J and F of each video's objects
 *_results-SPLIT.csv       the best layer's, as that evaluation writes them
 """
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from toto.models.patches import normalise
 from toto.probing.baselines.base import Baseline
 from toto.probing.config import Tracking
 from toto.probing.features import pick_layers
-from toto.probing.propagation import Propagator, grow_labels, shrink_labels
+from toto.probing.propagation import Propagator, coarsened, grow_labels, shrink_labels
 from toto.progress import progress
 from toto.tasks.answers import answered
 from toto.tasks.davis import Video, read_davis
@@ -35,19 +35,24 @@ from toto.tasks.frames import FrameReader, Pictures, frame_reader
 from toto.tasks.paper import TRACKED
 from toto.tasks.segmentation import Measured, Score, Truth
 from toto.tokens.patches import PatchGrid
-from toto.training.world import ALONE, World, wait
+from toto.training.world import ALONE, World, apart
 
-YARDSTICKS = PIXELS, STILL, GRID = "pixels", "still", "grid"
-"""places that look alike, nothing that moves, and all that the grid can show"""
+PIXELS = "pixels"
+"""places that look alike"""
+STILL = "still"
+"""nothing that moves"""
+GRID = "grid"
+"""about all that the grid can show"""
 
 
 @dataclass(frozen=True)
 class Followed:
     """What was found of one video."""
 
-    objects: int
+    objects: list[int]
+    """their numbers in the files"""
     readings: dict[str, Measured]
-    """by layer and yardstick; empty where the first mask alone is known"""
+    """by layer and yardstick; empty where nothing is measured"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class TrackingResult:
     videos: int
     objects: int
     unmeasured: int
-    """videos of which the first mask alone is known"""
+    """videos of which the first mask alone is known, or that have no frames between two others"""
     grid: tuple[int, int]
     """places of a frame"""
     layers: list[int]
@@ -74,7 +79,7 @@ class TrackingResult:
         rows, cols = self.grid
         lines = [f"{self.videos} videos, {self.objects} objects, {rows}x{cols} places a frame"]
         if self.unmeasured:
-            lines.append(f"  {self.unmeasured} with a first mask alone: not measured")
+            lines.append(f"  {self.unmeasured} not measured: a first mask alone, or two frames")
         if self.scores:
             lines.append(f"  {'':8}     J&F      J recall  decay      F recall  decay")
         for layer, score in zip(self.layers, self.scores, strict=False):
@@ -105,21 +110,14 @@ def track(
     videos = read_davis(root, config.split)
     question = {
         "encoder": reader.encoder.fingerprint,
-        "size": reader.size,
-        "videos": {video.name: [len(video.frames), len(video.masks)] for video in videos},
-        "tracking": to_dict(config),
+        "videos": {video.name: video.fingerprint for video in videos},
+        "tracking": to_dict(replace(config, size=reader.size)) | {"layers": layers},
     }
 
     tracker = _Tracker(reader, layers, config, out)
 
     def answer() -> TrackingResult:
-        mine = [videos[i] for i in world.part(len(videos)).tolist()]
-        tracker.records.mkdir(exist_ok=True)
-        count = sum(len(video.frames) for video in mine)
-        with progress("track", count, "frames", shown=world.is_first) as advance:
-            for video in mine:
-                tracker.finish(video, advance)
-        wait(world)
+        apart(world, lambda: tracker.finish(_share(videos, world), shown=world.is_first))
         every = {video.name: tracker.found(video) for video in videos}
         result = _result(every, reader.grid, layers)
         if world.is_first and result.best_layer is not None:
@@ -127,6 +125,12 @@ def track(
         return result
 
     return answered(TrackingResult, out, question, answer, world)
+
+
+def _share(videos: list[Video], world: World) -> list[Video]:
+    """Those of this process: every so many, the longest first."""
+    by_length = sorted(videos, key=lambda video: -len(video.frames))
+    return by_length[world.rank :: world.size]
 
 
 def _name(layer: int) -> str:
@@ -147,63 +151,62 @@ class _Tracker:
         """Where a file for each video says that it is done."""
         return self.out / "videos"
 
-    def finish(self, video: Video, advance: Callable[[int], None]) -> None:
-        """Track a video unless that is done."""
-        path = self.records / f"{video.name}.json"
-        if path.exists():
-            advance(len(video.frames))
-        else:
-            write_json(path, self._follow(video, advance))
+    def finish(self, videos: list[Video], shown: bool) -> None:
+        """Track those that are not done."""
+        self.records.mkdir(exist_ok=True)
+        count = sum(len(video.frames) for video in videos)
+        with progress("track", count, "frames", shown=shown) as advance:
+            for video in videos:
+                if self._record(video).exists():
+                    advance(len(video.frames))
+                else:
+                    write_json(self._record(video), self._follow(video, advance))
 
     def found(self, video: Video) -> Followed:
         """What was found of a video that is done."""
-        path = self.records / f"{video.name}.json"
+        path = self._record(video)
         return from_dict(Followed, read_json(path, "what was found of a video"), str(path))
+
+    def _record(self, video: Video) -> Path:
+        return self.records / f"{video.name}.json"
 
     def _follow(self, video: Video, advance: Callable[[int], None]) -> Followed:
         """Write masks frame by frame, and measure them where the truth is known."""
-        first, device = video.first_mask(), self.reader.encoder.device
-        objects, given = int(first.max()), torch.from_numpy(first).to(device)
+        device, objects = self.reader.encoder.device, len(video.numbers)
         by_frame: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for number, masks in enumerate(self._masks(video, given, objects)):
+        first = torch.from_numpy(video.first).to(device)
+        for number, masks in enumerate(self._masks(video, first)):
             for name, mask in masks.items():
                 folder = self.out / "masks" / name / video.name
                 folder.mkdir(parents=True, exist_ok=True)
-                write_mask(folder / f"{video.frames[number].stem}.png", mask.cpu().numpy())
+                numbers = video.as_in_files(mask.cpu().numpy())
+                write_mask(folder / f"{video.frames[number].stem}.png", numbers)
             # The first is given, and the last does not count either.
             if video.is_measured and 0 < number < len(video.frames) - 1:
-                true = torch.from_numpy(video.mask(number, first)).to(device)
-                truth, coarse = Truth(true, objects), self._grown(self._shrunk(true, objects), true)
-                for name, mask in (masks | {GRID: coarse}).items():
+                true = torch.from_numpy(video.mask(number)).to(device)
+                truth = Truth(true, objects)
+                masks |= {GRID: coarsened(true, self.reader.grid, objects)}
+                for name, mask in masks.items():
                     by_frame.setdefault(name, []).append(truth.measure(mask))
             advance(1)
-        return Followed(objects, {name: Measured.of(own) for name, own in by_frame.items()})
+        return Followed(video.numbers, {name: Measured.of(own) for name, own in by_frame.items()})
 
     def _masks(
-        self, video: Video, first: UInt8[Tensor, "height width"], objects: int
+        self, video: Video, first: UInt8[Tensor, "height width"]
     ) -> Iterator[dict[str, UInt8[Tensor, "height width"]]]:
         """The masks of each frame, by reading."""
-        labels = self._shrunk(first, objects)
+        config, grid, size = self.config, self.reader.grid, (first.shape[0], first.shape[1])
+        labels = shrink_labels(config, first, grid, len(video.numbers))
         followed: dict[str, Propagator] = {}
         for features in _features(self.reader, video.pixels(self.reader.size), self.layers):
             masks = dict.fromkeys([*features, STILL], first)
             for name, states in features.items():
                 if name in followed:
-                    masks[name] = self._grown(followed[name].step(states), first)
+                    soft = followed[name].step(states)
+                    masks[name] = grow_labels(config, soft, grid, size)
                 else:
-                    followed[name] = Propagator(self.config, self.reader.grid, states, labels)
+                    followed[name] = Propagator(config, grid, states, labels)
             yield masks
-
-    def _shrunk(
-        self, mask: UInt8[Tensor, "height width"], objects: int
-    ) -> Float[Tensor, "places {objects}+1"]:
-        return shrink_labels(self.config, mask, self.reader.grid, objects)
-
-    def _grown(
-        self, labels: Float[Tensor, "places objects"], like: UInt8[Tensor, "height width"]
-    ) -> UInt8[Tensor, "height width"]:
-        size = like.shape[0], like.shape[1]
-        return grow_labels(self.config, labels, self.reader.grid, size)
 
 
 def _features(
@@ -228,26 +231,28 @@ def _result(
     by_layer = [scores[_name(layer)] for layer in layers if scores]
     return TrackingResult(
         videos=len(every),
-        objects=sum(video.objects for video in every.values()),
+        objects=sum(len(video.objects) for video in every.values()),
         unmeasured=len(every) - len(measured),
         grid=grid,
         layers=layers,
         scores=by_layer,
         best_layer=layers[int(np.argmax([own.jf for own in by_layer]))] if by_layer else None,
-        yardsticks={name: scores[name] for name in YARDSTICKS if scores},
+        yardsticks={name: scores[name] for name in (PIXELS, STILL, GRID) if scores},
         paper=TRACKED,
     )
 
 
 def _write_tables(every: Mapping[str, Followed], reading: str, out: Path, split: str) -> None:
     """The tables of davis2017-evaluation: evaluation_method.py."""
-    measured = {name: own.readings[reading] for name, own in every.items() if own.readings}
+    measured = {name: own for name, own in every.items() if own.readings}
     heads = [f"{measure}-{what}" for measure in "JF" for what in ("Mean", "Recall", "Decay")]
-    score = Score.of([*measured.values()])
+    score = Score.of([own.readings[reading] for own in measured.values()])
     rows = [
         (f"{name}_{number}", float(np.mean(j)), float(np.mean(f)))
         for name, own in measured.items()
-        for number, (j, f) in enumerate(zip(own.j, own.f, strict=True), 1)
+        for number, j, f in zip(
+            own.objects, own.readings[reading].j, own.readings[reading].f, strict=True
+        )
     ]
     _write_table(out / f"global_results-{split}.csv", ["J&F-Mean", *heads], [score.values])
     _write_table(out / f"per-sequence_results-{split}.csv", ["Sequence", "J-Mean", "F-Mean"], rows)

@@ -73,16 +73,38 @@ def wait(world: World) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
+def apart(world: World, work: Callable[[], Result]) -> Result:
+    """Have each process work by itself for as long as it takes, then wait for all."""
+    with _patience(world) as wait_for_all:
+        done = work()
+        wait_for_all()
+    return done
+
+
 def in_turn(world: World, work: Callable[[], Result]) -> Result:
     """Have the first process work, then the others, who find what it has left."""
-    if world.size == 1:
-        return work()
-    # Decoding a source takes hours; elsewhere who waits for half of one is waiting for the dead.
-    patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    done = [work()] if world.is_first else []
-    dist.all_reduce(torch.zeros(1), group=patient)
-    dist.destroy_process_group(patient)
+    with _patience(world) as wait_for_all:
+        done = [work()] if world.is_first else []
+        wait_for_all()
     return done[0] if done else work()
+
+
+@contextmanager
+def _patience(world: World) -> Iterator[Callable[[], None]]:
+    """Waiting for all that may take days.
+
+    Decoding a source takes hours; elsewhere who waits for half of one is waiting for the dead.
+    """
+    if world.size == 1:
+        yield lambda: None
+        return
+    patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def wait_for_all() -> None:
+        dist.all_reduce(torch.zeros(1), group=patient)
+
+    yield wait_for_all
+    dist.destroy_process_group(patient)
 
 
 @contextmanager

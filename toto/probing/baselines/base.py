@@ -77,7 +77,9 @@ class Baseline(nn.Module, ABC):
     usual: ClassVar[Pixels]
     """where the folder has no preprocessor_config.json"""
     own_size: ClassVar[str | None] = "image_size"
-    """the config's key of the only size that it reads; None where it reads others"""
+    """the config's key of its own size; None where the processor tells it"""
+    reads_any_size: ClassVar[bool] = False
+    """whether its positions go on beyond its own size"""
 
     def __init__(self, model: Any, pixels: Pixels) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ class Baseline(nn.Module, ABC):
         Raises:
             UserError: it reads no others than its own.
         """
-        if self.own_size is not None and size != self.pixels.size:
+        if not self.reads_any_size and size != self.pixels.size:
             raise UserError(f"size {size}: this encoder reads {self.pixels.size} pixels alone")
         other = copy(self)
         other.pixels = replace(self.pixels, size=size)

@@ -17,6 +17,7 @@ class DINOv2(ImageBaseline):
     }
     usual = IMAGENET
     own_size = None
+    reads_any_size = True
 
     @property
     def special(self) -> int:

@@ -14,6 +14,7 @@ class DINOv3(ImageBaseline):
 
     models: ClassVar = {"dinov3_vit": "DINOv3ViTModel"}
     usual = replace(IMAGENET, resample="bilinear")
+    reads_any_size = True
 
     @property
     def special(self) -> int:
