@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import save_tokenizer
+from tests.tiny import make_dataset, make_videos, save_tokenizer
 from toto.errors import UserError
 from toto.media.video import read_clip, read_frames
 from toto.media.view import View
 from toto.models.llama import Llama
 from toto.models.saved import save_model
 from toto.models.sizes import LlamaSize
-from toto.tasks.cater import CELLS, PermanenceResult, evenly, read_cater
+from toto.tasks.cater import CELLS, PermanenceResult, check_cater, evenly, read_cater
 from toto.tokens.store import TokenDataset
 from toto.tokens.vocabulary import Vocabulary
 from toto.world.layouts import LAYOUTS, write_world
@@ -75,7 +75,13 @@ def test_it_is_fine_tuned_and_measured_as_cater_does(folder, tmp_path, warm):
     again = warm.made(folder, *command(folder, str(tokens), tmp_path / "again"))
     assert again[:-1] == said[:-1]
     done = warm.toto(folder, *command(folder, str(tokens), tmp_path / "x", "--frames", "5"))
-    assert done.returncode == 2 and "its videos are not of 5 frames each" in done.stderr
+    assert done.returncode == 2 and "has 6 frames, not 5: the videos must be" in done.stderr
+    # Another task does not go on in its folder.
+    words = command(folder, str(tokens), tmp_path / "out", "--recipe", "cater")
+    words[1] = "actions"
+    words.remove("--frames"), words.remove("6")
+    done = warm.toto(folder, *words)
+    assert done.returncode == 2 and "(frames 6, not 4, task permanence, not actions)" in done.stderr
 
 
 @pytest.mark.parametrize("frames", [2, 5, 6, 7, 16, 31])
@@ -111,7 +117,29 @@ def test_folders_that_are_not_cater(folder, tmp_path):
         evenly(items, 6, 12)
     with pytest.raises(UserError, match=r"frames 40: .*avi has 31"):
         evenly(read_cater(folder / "cater"), 40, 12)
+    listed = tmp_path / "lists/localize/val.txt"
     for line in ("CATER_new_000000.avi 36", "CATER_new_000000.avi", "video.avi 3,5", "x y"):
-        (tmp_path / "lists/localize/val.txt").write_text(f"{line}\n")
-        with pytest.raises(UserError, match=r"val.txt, line 1: .*expected a file and 0 to 35"):
+        listed.write_text(f"\n{line}\n")
+        with pytest.raises(UserError, match=r"val.txt, line 2: .*expected a file and 0 to 35"):
             read_cater(tmp_path)
+    listed.write_text("\n")
+    with pytest.raises(UserError, match=r"val.txt is empty"):
+        read_cater(tmp_path)
+    listed.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"val.txt is no text"):
+        read_cater(tmp_path)
+    shutil.copy(tmp_path / "lists/localize/train.txt", listed)
+    with pytest.raises(UserError, match=r"'CATER_new_000000.avi' is listed twice"):
+        read_cater(tmp_path)
+
+
+def test_videos_of_another_length_and_labels_that_are_no_cells_are_refused(folder, tmp_path):
+    """The last frame that is read would not be the one that the label is of."""
+    visual = folder / "tokenizer"
+    videos = make_videos(tmp_path / "videos" / "07", [6, 6, 8], side=24).parent
+    dataset = make_dataset(videos, visual, tmp_path / "data", shard_items=9)
+    with pytest.raises(UserError, match=r"07/video002.mp4 has 8 frames, not 6: the videos must be"):
+        check_cater(dataset, 6)
+    other = make_videos(tmp_path / "other" / "lift", [6, 6], side=24).parent
+    with pytest.raises(UserError, match=r"label 'lift' is no cell"):
+        check_cater(make_dataset(other, visual, tmp_path / "others"), 6)

@@ -16,6 +16,7 @@ from toto.recipes.finetune import RECIPES
 
 if TYPE_CHECKING:
     from toto.tokens.store import TokenDataset
+    from toto.tokens.vocabulary import Kind
     from toto.training.world import World
 
     Read = tuple[Any, TokenDataset, TokenDataset | None, int]
@@ -30,10 +31,10 @@ class _FineTuned(Recognition):
     recipe: str
     """imagenet, k400, cater or demo: what the fields of training begin with"""
 
-    def read_for(self, task: str, world: "World") -> "Read":
+    def read_for(self, kind: "Kind", world: "World") -> "Read":
         """The model, what is trained on and what tested on, and the frames of a clip."""
         loaded, dataset, test = self.read(self.training.held_out, world)
-        return loaded, dataset, test, 1 if task == "images" else loaded.frames
+        return loaded, dataset, test, 1 if kind == "image" else loaded.frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ class _Permanence:
     device: str = "auto"
     """auto (cuda, mps, cpu in that order) or a device's name"""
 
-    def read_for(self, task: str, world: "World") -> "Read":
+    def read_for(self, kind: "Kind", world: "World") -> "Read":
         """See `_FineTuned`; the lists of CATER say what is tested on."""
-        from toto.tasks.cater import evenly, read_cater
+        from toto.tasks.cater import check_cater, evenly, read_cater
         from toto.training.world import in_turn
 
         at_least(2, frames=self.frames)
@@ -66,13 +67,13 @@ class _Permanence:
             loaded = open_model(self.model, self.device)
             if is_tokens(str(self.data)):
                 dataset = tokens_for(loaded, self.data)
-                if set(dataset.column("frames").tolist()) != {self.frames}:
-                    raise UserError(f"{self.data}: its videos are not of {self.frames} frames each")
-                return loaded, dataset, None, self.frames
-            items = read_cater(self.data)
-            view = evenly(items, self.frames, loaded.view.size)
-            made = Made(loaded, self.out, self.workers, world.is_first)
-            return loaded, made.of(items, str(self.data), "tokens", view), None, self.frames
+            else:
+                items = read_cater(self.data)
+                view = evenly(items, self.frames, loaded.view.size)
+                made = Made(loaded, self.out, self.workers, world.is_first)
+                dataset = made.of(items, str(self.data), "tokens", view)
+            check_cater(dataset, self.frames)
+            return loaded, dataset, None, self.frames
 
         return in_turn(world, work)
 
@@ -86,9 +87,10 @@ def _start(asked: _FineTuned | _Permanence, task: str) -> None:
     if is_baseline(str(asked.model)):
         raise UserError(f"{asked.model} cannot be fine-tuned: models that read tokens are")
     with join_world(pick_device(asked.device)) as world:
-        loaded, dataset, test, frames = asked.read_for(task, world)
-        how = asked.out, asked.training, world, test
-        result = finetune(loaded, dataset, TASKS[task], frames, *how)
+        loaded, dataset, test, frames = asked.read_for(TASKS[task].kind, world)
+        result = finetune(
+            loaded, dataset, TASKS[task], frames, asked.out, asked.training, world, test
+        )
         if world.is_first:
             print(result.table())
             print(asked.out)

@@ -59,7 +59,7 @@ class OpenMedia:
         Raises:
             MediaError: the file is broken; the frames until then are of no use.
         """
-        places = places or (view.middle,)
+        places = places or (view.undrawn,)
         stop = None if frames is None else first + frames
         when = moments(view, self._location, self.fps)
         pictures = self._kept(when, first, stop)

@@ -135,7 +135,7 @@ class View:
         return View(self.stride, self.size, self.step, self.rate, whole=self.whole)
 
     @property
-    def middle(self) -> Place:
+    def undrawn(self) -> Place:
         """What is kept where nothing is drawn."""
         return WHOLE if self.whole else CENTRE
 
@@ -147,7 +147,7 @@ class View:
     def places(self, key: int) -> tuple[Place, ...]:
         """Which parts of an item are kept; `key` is its hash."""
         if not self.crops:
-            return (self.middle,)
+            return (self.undrawn,)
         # uint32 seeds and uniform doubles of PCG64 are the same on every machine.
         words = np.random.SeedSequence([self.seed, key])
         random = np.random.Generator(np.random.PCG64(words))

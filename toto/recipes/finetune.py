@@ -39,7 +39,7 @@ def cater() -> FineTune:
         epochs=30,
         warmup_epochs=2,
         batch=32,
-        micro_batch=8,
+        micro_batch=4,
         base_learning_rate=8e-4,
         mixup=0.0,
         cutmix=0.0,

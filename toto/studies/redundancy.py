@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from toto.api import Toto
-from toto.errors import UserError, at_least
+from toto.errors import UserError, at_least, within
 from toto.models.llama import Llama
 from toto.studies.plots import STYLE, write_svg
 from toto.studies.yardsticks import Nats, predict
@@ -92,9 +92,11 @@ def study_redundancy(
             as what the model reads, or `out` was begun otherwise.
     """
     at_least(1, clips=clips)
+    within(0, 1, fraction=fraction)
     if (
         not isinstance(loaded.model, Llama)
         or dataset.info.tokenizer != loaded.tokenizer.fingerprint
+        or dataset.layout != loaded.layout
     ):
         raise UserError(f"{dataset.folder} does not hold codes that {loaded.folder} reads")
     asked = {

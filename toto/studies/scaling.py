@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch.nn import functional as F
 
-from toto.config import write_json
+from toto.config import differences, read_json, write_json
 from toto.errors import UserError
 from toto.models.cost import matrix_parameters, training_flops
 from toto.models.saved import read_shape, saved_in
@@ -27,6 +27,7 @@ from toto.training.metrics import read_metrics
 PAPERS = {"Toto": -0.0378, "GPT-3": -0.048}
 
 _RESAMPLES, _SEED = 1000, 0
+_DELTA = 1e-3
 # Computes at which sizes are compared.
 _LEVELS = 12
 
@@ -107,14 +108,13 @@ def study_scaling(runs: Sequence[Path], out: Path, study: ScalingStudy) -> Scali
     """Fit what finished pre-training runs of several sizes say; result.json and scaling.svg.
 
     Raises:
-        UserError: a folder is no finished run of tokens, or they are fewer than two, or too short.
+        UserError: a folder is no finished run of tokens, they are fewer than two, of different
+            tokenizers or too short, or one went on from another.
     """
+    if len({run.resolve() for run in runs}) < max(len(runs), 2):
+        raise UserError(f"{len(runs)} runs: a law wants two or more, each once")
+    _check_alike(runs)
     curves = [_curve(run, study) for run in runs]
-    if len(curves) < 2:
-        raise UserError(f"{len(curves)} runs: a law wants two or more")
-    for own in curves:
-        if not own.compute:
-            raise UserError(f"{own.name} ends before compute {study.least:g}")
     envelope = lower_envelope(curves)
     if len(envelope) < 3:
         raise UserError(f"{len(envelope)} points from compute {study.least:g} on: three or more")
@@ -138,30 +138,48 @@ def study_scaling(runs: Sequence[Path], out: Path, study: ScalingStudy) -> Scali
     return result
 
 
+def _check_alike(runs: Sequence[Path]) -> None:
+    """Refuse losses that cannot be compared, and runs that did not begin at the beginning."""
+    first: dict[str, object] = {}
+    for run in runs:
+        _, _, details = read_shape(saved_in(run))
+        if "vocabulary" not in details:
+            raise UserError(f"{run} is no finished run of pre-training on tokens")
+        its = {name: details.get(name) for name in ("tokenizer", "vocabulary", "frames")}
+        if different := differences(its, first or its):
+            raise UserError(f"{run} has {'; '.join(different)} of {runs[0]}")
+        first = first or its
+        recipe = read_json(run / "config.json", "a run").get("recipe", {})
+        if recipe.get("init_from"):
+            raise UserError(f"{run} went on from {recipe['init_from']}: its compute is unknown")
+
+
 def _curve(run: Path, study: ScalingStudy) -> RunCurve:
-    folder = saved_in(run)
-    size, rows, details = read_shape(folder)
-    log = [row for row in read_metrics(run) if "loss" in row and "tokens" in row]
-    if not log or "vocabulary" not in details:
-        raise UserError(f"{run} is no finished run of pre-training on tokens")
-    places = int(np.prod(details["vocabulary"]["grid"]))
+    """Losses count where clips have their whole length: those of shorter ones are others."""
+    size, rows, details = read_shape(saved_in(run))
+    places, frames = int(np.prod(details["vocabulary"]["grid"])), details["frames"]
     spent, tokens, compute, loss = 0.0, 0.0, [], []
-    for row in log:
+    for row in read_metrics(run):
+        if not row.keys() >= {"loss", "tokens", "frames"}:
+            continue
         flops = training_flops(size, int(row["frames"]) * places, rows)
         each = flops.causal / 6 if study.compute == "forward_macs" else flops.whole
         spent, tokens = spent + (row["tokens"] - tokens) * each, row["tokens"]
-        compute.append(spent)
-        loss.append(row["loss"])
-    points = binned(np.array(compute), np.array(loss), study)
+        if row["frames"] == frames and spent >= study.least:
+            compute.append(spent)
+            loss.append(row["loss"])
+    if not loss:
+        raise UserError(f"{run} has logged no losses of {frames} frames from {study.least:g} on")
+    if min(loss) <= 0:
+        raise UserError(f"{run} has logged a loss of {min(loss)}: laws are of positive ones")
+    points = binned(np.array(compute), np.array(loss), study.per_decade)
     weights = matrix_parameters(size, rows)
-    return RunCurve(run.absolute().name, weights, points[:, 0].tolist(), points[:, 1].tolist())
+    return RunCurve(str(run), weights, points[:, 0].tolist(), points[:, 1].tolist())
 
 
-def binned(compute: Values, loss: Values, study: ScalingStudy) -> Float[np.ndarray, "bins 2"]:
-    """Means of the losses over bins that are even on a logarithmic scale, from `least` on."""
-    kept = compute >= study.least
-    compute, loss = compute[kept], loss[kept]
-    bins = np.floor(np.log10(compute) * study.per_decade).astype(int)
+def binned(compute: Values, loss: Values, per_decade: int) -> Float[np.ndarray, "bins 2"]:
+    """Means of the losses over bins that are even on a logarithmic scale."""
+    bins = np.floor(np.log10(compute) * per_decade).astype(int)
     which = [bins == number for number in np.unique(bins)]
     means = [(np.exp(np.log(compute[some]).mean()), loss[some].mean()) for some in which]
     return np.reshape(means, (-1, 2))
@@ -214,7 +232,8 @@ def _fit_offset(x: torch.Tensor, y: torch.Tensor, values: torch.Tensor) -> float
     def loss() -> torch.Tensor:
         level, slope, offset = values
         said = torch.logaddexp(level + slope * x, offset.expand_as(x))
-        return F.huber_loss(said, y, delta=1e-3)
+        # Divided by the square of delta: the search stops by differences that are not relative.
+        return F.huber_loss(said, y, delta=_DELTA) / _DELTA**2
 
     def step() -> torch.Tensor:
         search.zero_grad()
@@ -227,7 +246,7 @@ def _fit_offset(x: torch.Tensor, y: torch.Tensor, values: torch.Tensor) -> float
 
 
 def best_sizes(curves: Sequence[RunCurve]) -> list[tuple[float, float]]:
-    """For computes that three sizes or more have passed, the one at the foot of a parabola.
+    """For computes at which there are runs of three sizes or more, the foot of a parabola.
 
     It goes through the best size's loss and those of two neighbours on either side. Where its foot
     lies outside of these, nothing is known.
@@ -248,17 +267,16 @@ def best_sizes(curves: Sequence[RunCurve]) -> list[tuple[float, float]]:
 
 def _foot(curves: Sequence[RunCurve], compute: float) -> float | None:
     """The size of the lowest loss at a compute, if it is among those that were tried."""
-    at = np.log(compute)
-    by_size = {
-        own.parameters: float(np.interp(at, np.log(own.compute), own.loss))
-        for own in sorted(curves, key=lambda own: own.parameters)
-    }
+    by_size: dict[int, float] = {}
+    for own in sorted(curves, key=lambda own: own.parameters):
+        loss = float(np.interp(np.log(compute), np.log(own.compute), own.loss))
+        by_size[own.parameters] = min(loss, by_size.get(own.parameters, loss))
+    if len(by_size) < 3:
+        return None
     sizes, losses = np.log([*by_size]), np.array([*by_size.values()])
     lowest = int(losses.argmin())
     near = slice(max(lowest - 2, 0), lowest + 3)
     sizes, losses = sizes[near], losses[near]
-    if len(sizes) < 3:
-        return None
     bend, slope, _ = np.polyfit(sizes - sizes[0], losses, 2)
     foot = sizes[0] - slope / (2 * bend) if bend > 0 else np.inf
     return float(np.exp(foot)) if sizes[0] <= foot <= sizes[-1] else None

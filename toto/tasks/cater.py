@@ -13,9 +13,10 @@ from jaxtyping import Int
 
 from toto.errors import MediaError, UserError
 from toto.media.item import Item, Location
-from toto.media.video import probe
+from toto.media.video import open_media
 from toto.media.view import View
 from toto.tasks.results import RESAMPLES, FineTuneResult, quantiles
+from toto.tokens.store import TokenDataset
 
 _SIDE = 6
 CELLS = [f"{number:02d}" for number in range(_SIDE**2)]
@@ -63,19 +64,35 @@ def read_cater(root: Path) -> list[Item]:
     """The videos of both lists, each with its cell.
 
     Raises:
-        UserError: the lists are missing, or a line makes no sense.
+        UserError: a list is missing or empty, a line makes no sense, or a video is named twice.
     """
+    items = [item for split in ("train", "val") for item in _listed(root, split)]
+    names = [item.key for item in items]
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise UserError(f"{root}: {twice!r} is listed twice")
+    return items
+
+
+def _listed(root: Path, split: str) -> list[Item]:
+    path = root / "lists" / "localize" / f"{split}.txt"
+    if not path.is_file():
+        raise UserError(f"{root} holds no lists/localize/{split}.txt, as CATER does")
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text: {error.reason}") from error
     items: list[Item] = []
-    for split in ("train", "val"):
-        path = root / "lists" / "localize" / f"{split}.txt"
-        if not path.is_file():
-            raise UserError(f"{root} holds no lists/localize/{split}.txt, as CATER does")
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            name, _, cell = line.strip().rpartition(" ")
-            if not cell.isdecimal() or int(cell) >= len(CELLS) or not name:
-                raise UserError(f"{path}, line {number}: {line!r}: expected a file and 0 to 35")
-            place = Location(str(root / "videos" / name))
-            items.append(Item(place, name, CELLS[int(cell)], split, str(root)))
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, cell = line.strip().rpartition(" ")
+        if not cell.isdecimal() or int(cell) >= len(CELLS) or not name:
+            raise UserError(f"{path}, line {number}: {line!r}: expected a file and 0 to 35")
+        place = Location(str(root / "videos" / name))
+        items.append(Item(place, name, CELLS[int(cell)], split, str(root)))
+    if not items:
+        raise UserError(f"{path} is empty")
     return items
 
 
@@ -87,10 +104,26 @@ def evenly(items: list[Item], frames: int, size: int) -> View:
     """
     place = items[0].location
     try:
-        info = probe(place)
+        with open_media(place) as media:
+            count, fps = media.count(View(stride=1)), media.fps
     except MediaError as error:
         raise UserError(f"{place.path}: {error}") from error
-    if info.frames is None or info.fps is None or not 2 <= frames <= info.frames:
-        raise UserError(f"frames {frames}: {place.path} has {info.frames}")
-    rate = info.fps * (frames - 1) / (info.frames - 1)
-    return View(stride=1, size=size, rate=rate, whole=True)
+    if fps is None or not 2 <= frames <= count:
+        raise UserError(f"frames {frames}: {place.path} has {count}, {fps or 'unknown'} a second")
+    return View(stride=1, size=size, rate=fps * (frames - 1) / (count - 1), whole=True)
+
+
+def check_cater(dataset: TokenDataset, frames: int) -> None:
+    """Refuse videos whose last frame is not the last one that is read, and labels of others.
+
+    Raises:
+        UserError: a video has not as many kept frames, or a label is no cell.
+    """
+    if others := set(dataset.encoded("label")[0]) - set(CELLS):
+        raise UserError(f"{dataset.folder}: label {min(others)!r} is no cell, 00 to 35")
+    for row in np.flatnonzero(dataset.column("frames") != frames)[:1].tolist():
+        item = dataset.item(row)
+        raise UserError(
+            f"{dataset.folder}: {item.key} has {item.frames} frames, not {frames}: the videos must "
+            "be of one length"
+        )

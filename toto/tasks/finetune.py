@@ -36,6 +36,7 @@ from toto.training.world import World
 class Task:
     """What a model is fine-tuned to tell."""
 
+    name: str
     kind: Kind
     paper: list[str]
     """what the paper reports of it"""
@@ -45,9 +46,12 @@ class Task:
 
 
 TASKS = {
-    "images": Task("image", FINETUNED["image"]),
-    "actions": Task("video", FINETUNED["video"]),
-    "permanence": Task("video", PERMANENCE, PermanenceResult, CELLS),
+    task.name: task
+    for task in (
+        Task("images", "image", FINETUNED["image"]),
+        Task("actions", "video", FINETUNED["video"]),
+        Task("permanence", "video", PERMANENCE, PermanenceResult, CELLS),
+    )
 }
 
 
@@ -80,7 +84,7 @@ def finetune(
         "model": loaded.encoder.fingerprint,
         "data": dataset.fingerprint,
         "test": test and test.fingerprint,
-        "kind": task.kind,
+        "task": task.name,
         "frames": frames,
         "finetuning": to_dict(config),
     }

@@ -150,7 +150,7 @@ class OnlineReader:
 
     def _place(self, view: View, epoch: int, key: str) -> Place:
         if view.whole or self._manifest.split != "train":
-            return view.middle
+            return view.undrawn
         return Place(key_of(self._manifest.seed, "place", epoch, key) / 2**64)
 
     def _next(self, want: Wanted, lost: "_Clip") -> Wanted:

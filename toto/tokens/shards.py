@@ -132,7 +132,7 @@ def _read_item(
             assert codes is not None
             codes.add(part.frames)
         elif isinstance(part, End):
-            places = _places(job, item) if codes else (job.settings.view.middle,)
+            places = _places(job, item) if codes else (job.settings.view.undrawn,)
             if codes and len(places) > 1:
                 codes.regroup.append((first, part.frames, len(places)))
             return [
