@@ -10,12 +10,16 @@ from PIL import Image
 from toto.media.sources import read_sources
 from toto.media.view import View
 from toto.media.write import write_video
+from toto.models.llama import Llama
+from toto.models.saved import save_model
+from toto.models.sizes import LlamaSize
 from toto.tokenizers.dvae import DVAE
 from toto.tokenizers.patches import Patches
 from toto.tokenizers.sizes import DVAESize, PatchesSize
 from toto.tokens.config import Ingest
 from toto.tokens.ingest import ingest
 from toto.tokens.store import TokenDataset
+from toto.tokens.vocabulary import Vocabulary
 
 DVAE_SIZE = DVAESize(codebook_size=30, width=8, groups=2, blocks=1, decoder_input=8, patch=2)
 
@@ -64,6 +68,24 @@ def make_dataset(
     items = read_sources([str(source)])
     how = Ingest(View(stride=1, size=side), **settings)
     return ingest(items, tokenizer_folder, out, how, command="toto tokenize", workers=0)
+
+
+def save_model_of(tokenizer_folder: Path, side: int, folder: Path) -> Path:
+    """A random model of four frames of `side` pixels, videos or images, and two blocks."""
+    visual = DVAE.load(tokenizer_folder)
+    grid = side // visual.downsample
+    vocabulary = Vocabulary(visual.codebook_size, grid, grid)
+    torch.manual_seed(3)
+    size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24, init_std=0.4)
+    details = {
+        "vocabulary": vocabulary.to_dict(),
+        "frames": 4,
+        "kinds": ["image", "video"],
+        "view": {"stride": 1, "size": side},
+        "tokenizer": visual.fingerprint,
+    }
+    save_model(Llama(size, vocabulary.size), details, tokenizer_folder, folder)
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

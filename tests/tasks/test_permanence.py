@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.tiny import make_dataset, make_videos, save_tokenizer
+from tests.tiny import make_dataset, make_videos, save_model_of, save_tokenizer
 from toto.errors import UserError
 from toto.media.video import read_clip, read_frames
 from toto.media.view import View
-from toto.models.llama import Llama
-from toto.models.saved import save_model
-from toto.models.sizes import LlamaSize
 from toto.tasks.cater import CELLS, PermanenceResult, check_cater, evenly, read_cater
 from toto.tokens.store import TokenDataset
-from toto.tokens.vocabulary import Vocabulary
 from toto.world.layouts import LAYOUTS, write_world
 
 FRAMES, SIDE = 31, 16
@@ -28,18 +23,7 @@ def folder(tmp_path_factory) -> Path:
     """Twenty short videos, of which six are tested on, and a random model."""
     folder = tmp_path_factory.mktemp("permanence")
     write_world(LAYOUTS["cater"], folder / "cater", 20, 0, size=24, frames=FRAMES, workers=1)
-    save_tokenizer(folder / "tokenizer")
-    vocabulary = Vocabulary(30, SIDE // 4, SIDE // 4)
-    torch.manual_seed(3)
-    details = {
-        "vocabulary": vocabulary.to_dict(),
-        "frames": 4,
-        "kinds": ["video"],
-        "view": {"stride": 1, "size": SIDE},
-        "tokenizer": json.loads((folder / "tokenizer/config.json").read_text())["fingerprint"],
-    }
-    size = LlamaSize(width=16, layers=2, heads=2, mlp_width=24)
-    save_model(Llama(size, vocabulary.size), details, folder / "tokenizer", folder / "model")
+    save_model_of(save_tokenizer(folder / "tokenizer"), SIDE, folder / "model")
     return folder
 
 
@@ -126,7 +110,7 @@ def test_folders_that_are_not_cater(folder, tmp_path):
     with pytest.raises(UserError, match=r"val.txt is empty"):
         read_cater(tmp_path)
     listed.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"val.txt is no text"):
+    with pytest.raises(UserError, match=r"val.txt': not UTF-8 text"):
         read_cater(tmp_path)
     shutil.copy(tmp_path / "lists/localize/train.txt", listed)
     with pytest.raises(UserError, match=r"'CATER_new_000000.avi' is listed twice"):

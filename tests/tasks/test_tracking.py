@@ -17,23 +17,19 @@ import toto
 from tests.children import run_until_write
 from tests.commands import ENVIRONMENT, TOTO
 from tests.probing import encoders
-from tests.tiny import contents, save_tokenizer
+from tests.tiny import contents, save_model_of, save_tokenizer
 from toto.config import from_dict
 from toto.errors import UserError
 from toto.media.masks import read_mask, write_mask
-from toto.models.llama import Llama
-from toto.models.saved import save_model
-from toto.models.sizes import LlamaSize
 from toto.probing.baselines import load_baseline
 from toto.probing.config import Tracking
 from toto.recipes.tracking import dino
 from toto.tasks.davis import read_davis
 from toto.tasks.frames import frame_reader
 from toto.tasks.tracking import TrackingResult, track
-from toto.tokens.vocabulary import Vocabulary
 from toto.world.layouts import LAYOUTS, write_world
 
-FRAMES, SIDE, LAYERS, SIZE = 6, 16, 2, 96
+FRAMES, SIDE, SIZE = 6, 16, 96
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +37,7 @@ def folder(tmp_path_factory) -> Path:
     """Five videos, of which two are for validation, and a random model of 16 px: 4x4 codes."""
     folder = tmp_path_factory.mktemp("tracking")
     write_world(LAYOUTS["davis"], folder / "davis", 5, 0, size=48, frames=FRAMES, workers=1)
-    save_tokenizer(folder / "tokenizer")
-    vocabulary = Vocabulary(30, SIDE // 4, SIDE // 4)
-    torch.manual_seed(3)
-    size = LlamaSize(width=16, layers=LAYERS, heads=2, mlp_width=24, init_std=0.4)
-    details = {
-        "vocabulary": vocabulary.to_dict(),
-        "frames": 4,
-        "kinds": ["image", "video"],
-        "view": {"stride": 1, "size": SIDE},
-        "tokenizer": json.loads((folder / "tokenizer/config.json").read_text())["fingerprint"],
-    }
-    save_model(Llama(size, vocabulary.size), details, folder / "tokenizer", folder / "model")
+    save_model_of(save_tokenizer(folder / "tokenizer"), SIDE, folder / "model")
     return folder
 
 
@@ -251,7 +236,7 @@ def test_mistakes_are_one_line(folder, tmp_path, warm):
         listed.write_text(f"{line}\n")
         assert "is no name of a video" in said()
     listed.write_bytes(b"\xff\xfe")
-    assert f"{listed} is no text" in said()
+    assert "val.txt': not UTF-8 text" in said()
     listed.write_text(f"{name}\n")
     shutil.copy(frame, frame.with_suffix(".png"))
     assert "holds two frames of one number" in said()

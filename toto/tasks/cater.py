@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from toto.errors import MediaError, UserError
 from toto.media.item import Item, Location
+from toto.media.sources.places import lines
 from toto.media.video import open_media
 from toto.media.view import View
 from toto.tasks.results import RESAMPLES, FineTuneResult, quantiles
@@ -78,15 +79,11 @@ def _listed(root: Path, split: str) -> list[Item]:
     path = root / "lists" / "localize" / f"{split}.txt"
     if not path.is_file():
         raise UserError(f"{root} holds no lists/localize/{split}.txt, as CATER does")
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text: {error.reason}") from error
     items: list[Item] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, line in enumerate(map(str.strip, lines(str(path))), 1):
+        if not line:
             continue
-        name, _, cell = line.strip().rpartition(" ")
+        name, _, cell = line.rpartition(" ")
         if not cell.isdecimal() or int(cell) >= len(CELLS) or not name:
             raise UserError(f"{path}, line {number}: {line!r}: expected a file and 0 to 35")
         place = Location(str(root / "videos" / name))

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from toto.config import fingerprint
 from toto.errors import MediaError, UserError
 from toto.media.masks import read_mask, shows_white
+from toto.media.sources.places import lines
 from toto.media.video import read_clip
 from toto.media.view import View
 
@@ -125,25 +126,22 @@ def read_davis(root: Path, split: str) -> list[Video]:
 
 
 def _names(root: Path, split: str) -> list[str]:
-    lists = root / _LISTS
-    if not lists.is_dir():
+    folder = root / _LISTS
+    if not folder.is_dir():
         images, masks = (
             {path.name for path in (root / kind).iterdir() if path.is_dir()}
             for kind in (_IMAGES, _MASKS)
         )
         return sorted(images & masks)
-    path = lists / f"{split}.txt"
-    if not path.is_file() or path.parent != lists:
-        known = ", ".join(sorted(path.stem for path in lists.glob("*.txt")))
-        raise UserError(f"split {split!r}: {lists} has {known or 'none'}")
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text: {error.reason}") from error
-    for line in lines:
-        if Path(line).name != line or line == ".." or len(line.encode()) > 255:
-            raise UserError(f"{path}: {line[:80]!r} is no name of a video")
-    return [*dict.fromkeys(filter(None, lines))]
+    path = folder / f"{split}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.txt")))
+        raise UserError(f"split {split!r}: {folder} has {known or 'none'}")
+    names = [line.strip() for line in lines(str(path))]
+    for name in names:
+        if Path(name).name != name or name == ".." or len(name.encode()) > 255:
+            raise UserError(f"{path}: {name[:80]!r} is no name of a video")
+    return [*dict.fromkeys(filter(None, names))]
 
 
 def _video(root: Path, name: str) -> Video:
