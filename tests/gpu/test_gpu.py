@@ -14,6 +14,9 @@ from tests.training.toys import PRETRAIN
 from toto.generation.sampling import Sampling, sample
 from toto.models.llama import Llama
 from toto.models.sizes import LlamaSize
+from toto.probing.propagation import Propagator, grow_labels, shrink_labels
+from toto.recipes.tracking import dino, stc
+from toto.tasks.segmentation import Truth
 from toto.tokenizers.base import TokenizerModule
 from toto.tokenizers.dvae import DVAE
 from toto.tokenizers.sizes import DVAESize, Precision, VQGANSize
@@ -154,3 +157,19 @@ def stop_after(objective: Objective, steps: int) -> None:
         after_step(step)
 
     objective.after_step = stop  # type: ignore[method-assign]
+
+
+def test_tracked_masks_and_their_measures_are_the_cpus() -> None:
+    torch.manual_seed(0)
+    features, mask = torch.randn(4, 64, 16), torch.zeros(60, 90, dtype=torch.uint8)
+    mask[10:30, 20:50], mask[25:55, 60:80] = 1, 2
+    for how in (stc(), dino()):
+        found = []
+        for device in ("cpu", "cuda"):
+            first = mask.to(device)
+            labels = shrink_labels(how, first, (8, 8), 2)
+            propagator = Propagator(how, (8, 8), features[0].to(device), labels)
+            soft = [propagator.step(frame.to(device)) for frame in features[1:]]
+            grown = grow_labels(how, soft[-1], (8, 8), (60, 90))
+            found.append((soft[-1].cpu(), torch.stack(Truth(first, 2).measure(grown))))
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
