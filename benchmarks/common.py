@@ -18,6 +18,7 @@ import torch
 
 from toto.config import write_json
 from toto.media.view import View
+from toto.processes import processor_name
 from toto.tokens.config import Ingest
 from toto.tokens.loader import freeze
 from toto.tokens.mixture import key_of
@@ -29,7 +30,7 @@ def machine() -> dict[str, Any]:
     """Device and versions that a figure belongs to."""
     cuda = torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name() if cuda else processor_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,

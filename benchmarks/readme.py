@@ -123,7 +123,8 @@ def cpu_speed(result: dict[str, Any]) -> str:
 
 
 def on(machine: dict[str, Any]) -> str:
-    return f"On {machine['cores']} CPU cores, torch {machine['torch']}, {machine['date']}."
+    cores = "CPU cores" if machine["device"] == "cpu" else f"cores of {machine['device']}"
+    return f"On {machine['cores']} {cores}, torch {machine['torch']}, {machine['date']}."
 
 
 def world(result: dict[str, Any]) -> str:

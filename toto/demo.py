@@ -1,6 +1,5 @@
 """The main job in small: from videos to a trained model, its features, its futures and a report."""
 
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from toto.media.video import read_clip
 from toto.media.view import View
 from toto.models.llama import Llama
 from toto.probing.clips import probe_splits
+from toto.processes import processor_name
 from toto.progress import console, progress
 from toto.recipes.demo import Demo
 from toto.studies.report.page import write_report
@@ -268,15 +268,10 @@ def _write_report(
 
 
 def _machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
     return {
         "toto": __version__,
         **versions(),
-        "processor": cpu,
+        "processor": processor_name(),
         "cores": str(psutil.cpu_count()),
         "device": str(pick_device("auto")),
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,13 +1,15 @@
-"""Child processes that end with their parent and leave Ctrl-C to it, and a process's own memory."""
+"""Child processes that end with their parent and leave Ctrl-C to it; own memory and processor."""
 
 import ctypes
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -37,6 +39,14 @@ def end_with_parent() -> None:
 def _watch(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
+
+
+def processor_name() -> str:
+    """What the machine calls its processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def keep_freed_memory() -> None:
