@@ -20,7 +20,7 @@ from tests.probing import encoders
 from tests.tiny import contents, save_model_of, save_tokenizer
 from toto.config import from_dict
 from toto.errors import UserError
-from toto.media.masks import read_mask, write_mask
+from toto.media.masks import palette, read_mask, write_mask
 from toto.probing.baselines import load_baseline
 from toto.probing.config import Tracking
 from toto.recipes.tracking import dino
@@ -77,6 +77,23 @@ def test_masks_and_measures_of_every_layer(folder, alone):
     # Solids move across the picture in these few frames: what looks alike says more than nothing.
     pixels, still, grid = (result.yardsticks[x].jf for x in ("pixels", "still", "grid"))
     assert grid > pixels > still + 0.1
+
+
+def test_masks_are_laid_over_the_frames(folder, alone):
+    """At the middle of an object of the first frame, between its colour and the picture's."""
+    video = read_davis(folder / "davis", "val")[0]
+    sheet = np.asarray(Image.open(alone / "masks.png")).astype(float)
+    wide = round(144 * 86 / 48)
+    assert sheet.shape == (2 * 144, FRAMES * wide, 3)
+    mask = read_mask(video.masks[0])
+    frame = np.asarray(Image.open(video.frames[0])).astype(float)
+    ys, xs = np.nonzero(mask == 1)
+    y, x = (int(np.median(v)) for v in (ys, xs))
+    assert (mask[y - 1 : y + 2, x - 1 : x + 2] == 1).all()
+    expected = (160 * palette()[1].astype(float) + 95 * frame[y, x]) / 255
+    assert abs(sheet[3 * y + 1, round(wide * (x + 0.5) / 86)] - expected).max() < 40
+    far_y, far_x = np.argwhere(mask == 0)[0]
+    assert abs(sheet[3 * far_y + 1, 3 * far_x + 1] - frame[far_y, far_x]).max() < 40
 
 
 def test_j_is_that_of_the_masks_that_lie_there(folder, alone):

@@ -7,6 +7,7 @@ it is, and the true masks as coarse as the grid, which no layer can surpass by m
 result.json               J and F of every layer
 masks/READING/VIDEO/      masks of each layer, of pixels and still, as DAVIS's evaluation reads them
 videos/VIDEO.json         J and F of each video's objects
+masks.png                 the best layer's, or where none is the highest's, over some frames
 *_results-SPLIT.csv       the best layer's, as that evaluation writes them
 """
 
@@ -32,6 +33,7 @@ from toto.progress import progress
 from toto.tasks.answers import answered
 from toto.tasks.davis import Video, read_davis
 from toto.tasks.frames import FrameReader, Pictures, frame_reader
+from toto.tasks.overlays import draw_overlays
 from toto.tasks.paper import TRACKED
 from toto.tasks.segmentation import Measured, Score, Truth
 from toto.tokens.patches import PatchGrid
@@ -120,8 +122,11 @@ def track(
         apart(world, lambda: tracker.finish(_share(videos, world), shown=world.is_first))
         every = {video.name: tracker.found(video) for video in videos}
         result = _result(every, reader.grid, layers)
-        if world.is_first and result.best_layer is not None:
-            _write_tables(every, _name(result.best_layer), out, config.split)
+        if world.is_first:
+            best = layers[-1] if result.best_layer is None else result.best_layer
+            draw_overlays(videos, out / "masks" / _name(best), out / "masks.png")
+            if result.scores:
+                _write_tables(every, _name(best), out, config.split)
         return result
 
     return answered(TrackingResult, out, question, answer, world)
