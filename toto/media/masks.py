@@ -1,5 +1,6 @@
 """Masks of objects: images whose pixels are objects' numbers, 0 where there is none."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,13 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 def write_mask(path: Path, numbers: UInt8[np.ndarray, "height width"]) -> None:
     """Write a PNG of numbers with DAVIS's colours."""
     mask = Image.fromarray(numbers)
-    mask.putpalette(palette().tobytes())
+    mask.putpalette(_colours())
     mask.save(path)
+
+
+@cache  # they are asked for with every frame
+def _colours() -> bytes:
+    return palette().tobytes()
 
 
 def read_mask(path: Path, is_white: bool = False) -> UInt8[np.ndarray, "height width"]:

@@ -7,8 +7,9 @@ size would have been best (the same, approach 2).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from toto.config import differences, read_json, write_json
 from toto.errors import UserError
 from toto.models.cost import matrix_parameters, training_flops
 from toto.models.saved import read_shape, saved_in
+from toto.models.sizes import LlamaSize
 from toto.studies.config import Compute, ScalingStudy
 from toto.studies.scaling_plot import draw_scaling
 from toto.training.metrics import read_metrics
@@ -74,9 +76,9 @@ class ScalingResult:
     """95 % of its exponent, over resamples of the runs"""
     offset: Law
     """with one: least Huber loss of the logarithms"""
-    best: list[tuple[float, float]] = field(default_factory=list)
+    best: list[tuple[float, float]]
     """compute, and how many weights in matrix products would have been best for it"""
-    growth: float | None = None
+    growth: float | None
     """exponent by which the best size grows with compute; None below two such computes"""
 
     def text(self) -> str:
@@ -113,8 +115,9 @@ def study_scaling(runs: Sequence[Path], out: Path, study: ScalingStudy) -> Scali
     """
     if len({run.resolve() for run in runs}) < max(len(runs), 2):
         raise UserError(f"{len(runs)} runs: a law wants two or more, each once")
-    _check_alike(runs)
-    curves = [_curve(run, study) for run in runs]
+    opened = [_open(run) for run in runs]
+    _check_alike(opened)
+    curves = [_curve(own, study) for own in opened]
     envelope = lower_envelope(curves)
     if len(envelope) < 3:
         raise UserError(f"{len(envelope)} points from compute {study.least:g} on: three or more")
@@ -138,25 +141,40 @@ def study_scaling(runs: Sequence[Path], out: Path, study: ScalingStudy) -> Scali
     return result
 
 
-def _check_alike(runs: Sequence[Path]) -> None:
-    """Refuse losses that cannot be compared, and runs that did not begin at the beginning."""
-    first: dict[str, object] = {}
-    for run in runs:
-        _, _, details = read_shape(saved_in(run))
-        if "vocabulary" not in details:
-            raise UserError(f"{run} is no finished run of pre-training on tokens")
-        its = {name: details.get(name) for name in ("tokenizer", "vocabulary", "frames")}
-        if different := differences(its, first or its):
-            raise UserError(f"{run} has {'; '.join(different)} of {runs[0]}")
-        first = first or its
-        recipe = read_json(run / "config.json", "a run").get("recipe", {})
-        if recipe.get("init_from"):
-            raise UserError(f"{run} went on from {recipe['init_from']}: its compute is unknown")
+class _Run(NamedTuple):
+    """A finished run, and what its saved model says."""
+
+    folder: Path
+    size: LlamaSize
+    rows: int
+    details: dict[str, Any]
 
 
-def _curve(run: Path, study: ScalingStudy) -> RunCurve:
+def _open(run: Path) -> _Run:
+    """Runs of patches, and those that did not begin at the beginning, are refused."""
+    opened = _Run(run, *read_shape(saved_in(run)))
+    if "vocabulary" not in opened.details:
+        raise UserError(f"{run} is no finished run of pre-training on tokens")
+    recipe = read_json(run / "config.json", "a run").get("recipe", {})
+    if recipe.get("init_from"):
+        raise UserError(f"{run} went on from {recipe['init_from']}: its compute is unknown")
+    return opened
+
+
+def _check_alike(runs: Sequence[_Run]) -> None:
+    """Refuse losses that cannot be compared."""
+    first, *others = (
+        {name: own.details.get(name) for name in ("tokenizer", "vocabulary", "frames")}
+        for own in runs
+    )
+    for own, its in zip(runs[1:], others, strict=True):
+        if different := differences(its, first):
+            raise UserError(f"{own.folder} has {'; '.join(different)} of {runs[0].folder}")
+
+
+def _curve(own: _Run, study: ScalingStudy) -> RunCurve:
     """Losses count where clips have their whole length: those of shorter ones are others."""
-    size, rows, details = read_shape(saved_in(run))
+    run, size, rows, details = own
     places, frames = int(np.prod(details["vocabulary"]["grid"])), details["frames"]
     spent, tokens, compute, loss = 0.0, 0.0, [], []
     for row in read_metrics(run):
@@ -181,18 +199,15 @@ def binned(compute: Values, loss: Values, per_decade: int) -> Float[np.ndarray, 
     """Means of the losses over bins that are even on a logarithmic scale."""
     bins = np.floor(np.log10(compute) * per_decade).astype(int)
     which = [bins == number for number in np.unique(bins)]
-    means = [(np.exp(np.log(compute[some]).mean()), loss[some].mean()) for some in which]
-    return np.reshape(means, (-1, 2))
+    return np.array([(np.exp(np.log(compute[x]).mean()), loss[x].mean()) for x in which])
 
 
 def lower_envelope(curves: Sequence[RunCurve]) -> Float[np.ndarray, "points 2"]:
     """Points that no run's reaches with less compute: each has a lower loss than all before it."""
     points = np.array([p for own in curves for p in zip(own.compute, own.loss, strict=True)])
-    points = points.reshape(-1, 2)
     points = points[np.lexsort((points[:, 1], points[:, 0]))]
     lowest = np.minimum.accumulate(points[:, 1])
-    first = np.append(True, lowest[1:] < lowest[:-1])[: len(points)]
-    return points[first]
+    return points[np.append(True, lowest[1:] < lowest[:-1])]
 
 
 def power_law(points: Float[np.ndarray, "points 2"]) -> tuple[Law, float]:

@@ -5,7 +5,6 @@ to a split in `ImageSets/2017/<split>.txt` (davisvideochallenge/davis2017-evalua
 davis2017/davis.py). Of a video that is only to be tracked, the first frame alone has a mask.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from toto.media.masks import read_mask, shows_white
 from toto.media.sources.places import lines
 from toto.media.video import read_clip
 from toto.media.view import View
+from toto.tokens.rows import checksum
 
 _IMAGES, _MASKS, _LISTS = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017"
 
@@ -89,7 +89,7 @@ class Video:
     @property
     def fingerprint(self) -> str:
         """Of the masks' bytes, and of the frames' names and sizes."""
-        masks = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.masks]
+        masks = [checksum(path) for path in self.masks]
         return fingerprint([masks, [(path.name, path.stat().st_size) for path in self.frames]])
 
     @cached_property

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from toto.files import file_atomically
 from toto.tasks.davis import Video
 
 _VIDEOS, _FRAMES, _HEIGHT = 4, 6, 144
@@ -23,7 +24,8 @@ def draw_overlays(videos: Sequence[Video], masks: Path, path: Path) -> None:
     rows = [_row(video, masks / video.name) for video in videos[:_VIDEOS]]
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0))) for x in rows])
-    Image.fromarray(sheet).save(path)
+    with file_atomically(path) as file:
+        Image.fromarray(sheet).save(file, "PNG")
 
 
 def _row(video: Video, masks: Path) -> UInt8[np.ndarray, "height width 3"]:

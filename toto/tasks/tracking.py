@@ -14,6 +14,7 @@ masks.png                 the best layer's, or where none is the highest's, over
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from toto.api import Toto
 from toto.config import from_dict, read_json, to_dict, write_json
+from toto.files import write_atomically
 from toto.media.masks import write_mask
 from toto.models.patches import normalise
 from toto.probing.baselines.base import Baseline
@@ -115,7 +117,6 @@ def track(
         "videos": {video.name: video.fingerprint for video in videos},
         "tracking": to_dict(replace(config, size=reader.size)) | {"layers": layers},
     }
-
     tracker = _Tracker(reader, layers, config, out)
 
     def answer() -> TrackingResult:
@@ -126,7 +127,8 @@ def track(
             best = layers[-1] if result.best_layer is None else result.best_layer
             draw_overlays(videos, out / "masks" / _name(best), out / "masks.png")
             if result.scores:
-                _write_tables(every, _name(best), out, config.split)
+                score = result.scores[layers.index(best)]
+                _write_tables(every, _name(best), score, out, config.split)
         return result
 
     return answered(TrackingResult, out, question, answer, world)
@@ -151,14 +153,9 @@ class _Tracker:
     config: Tracking
     out: Path
 
-    @property
-    def records(self) -> Path:
-        """Where a file for each video says that it is done."""
-        return self.out / "videos"
-
     def finish(self, videos: list[Video], shown: bool) -> None:
         """Track those that are not done."""
-        self.records.mkdir(exist_ok=True)
+        (self.out / "videos").mkdir(exist_ok=True)
         count = sum(len(video.frames) for video in videos)
         with progress("track", count, "frames", shown=shown) as advance:
             for video in videos:
@@ -173,7 +170,8 @@ class _Tracker:
         return from_dict(Followed, read_json(path, "what was found of a video"), str(path))
 
     def _record(self, video: Video) -> Path:
-        return self.records / f"{video.name}.json"
+        """The file that says that a video is done."""
+        return self.out / "videos" / f"{video.name}.json"
 
     def _follow(self, video: Video, advance: Callable[[int], None]) -> Followed:
         """Write masks frame by frame, and measure them where the truth is known."""
@@ -183,7 +181,8 @@ class _Tracker:
         for number, masks in enumerate(self._masks(video, first)):
             for name, mask in masks.items():
                 folder = self.out / "masks" / name / video.name
-                folder.mkdir(parents=True, exist_ok=True)
+                if number == 0:
+                    folder.mkdir(parents=True, exist_ok=True)
                 numbers = video.as_in_files(mask.cpu().numpy())
                 write_mask(folder / f"{video.frames[number].stem}.png", numbers)
             # The first is given, and the last does not count either.
@@ -247,25 +246,25 @@ def _result(
     )
 
 
-def _write_tables(every: Mapping[str, Followed], reading: str, out: Path, split: str) -> None:
+def _write_tables(
+    every: Mapping[str, Followed], reading: str, score: Score, out: Path, split: str
+) -> None:
     """The tables of davis2017-evaluation: evaluation_method.py."""
-    measured = {name: own for name, own in every.items() if own.readings}
     heads = [f"{measure}-{what}" for measure in "JF" for what in ("Mean", "Recall", "Decay")]
-    score = Score.of([own.readings[reading] for own in measured.values()])
     rows = [
         (f"{name}_{number}", float(np.mean(j)), float(np.mean(f)))
-        for name, own in measured.items()
-        for number, j, f in zip(
-            own.objects, own.readings[reading].j, own.readings[reading].f, strict=True
-        )
+        for name, own in every.items()
+        if (measured := own.readings.get(reading)) is not None
+        for number, j, f in zip(own.objects, measured.j, measured.f, strict=True)
     ]
     _write_table(out / f"global_results-{split}.csv", ["J&F-Mean", *heads], [score.values])
     _write_table(out / f"per-sequence_results-{split}.csv", ["Sequence", "J-Mean", "F-Mean"], rows)
 
 
 def _write_table(path: Path, heads: list[str], rows: Iterable[Iterable[str | float]]) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(heads)
-        for row in rows:
-            table.writerow([x if isinstance(x, str) else f"{x:.3f}" for x in row])
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(heads)
+    for row in rows:
+        table.writerow([x if isinstance(x, str) else f"{x:.3f}" for x in row])
+    write_atomically(path, text.getvalue().encode())
